@@ -1,0 +1,347 @@
+// mpihpc._core: Python buffers in, checked so that no input can read or write out of bounds, then the GIL is released.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include <string>
+#include <vector>
+
+#include "driver.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using mpihpc::MAX_AXES;
+using std::int64_t;
+using std::string;
+
+namespace {
+
+[[noreturn]] void value_error(const string &text) { throw nb::value_error(text.c_str()); }
+[[noreturn]] void type_error(const string &text) { throw nb::type_error(text.c_str()); }
+
+string str(int64_t n) { return std::to_string(n); }
+
+// A view of an array's memory through the buffer protocol; it keeps the array alive and in place while it exists.
+class Buffer {
+public:
+    Buffer(nb::handle object, const char *name, bool writable) : name(name) {
+        if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
+            PyErr_Clear();
+            type_error(this->name + " is not an array of numbers with strides (no buffer)");
+        }
+        if (writable && view.readonly) {
+            PyBuffer_Release(&view);
+            value_error(this->name + " is read-only");
+        }
+    }
+    ~Buffer() { PyBuffer_Release(&view); }
+    Buffer(const Buffer &) = delete;
+    Buffer &operator=(const Buffer &) = delete;
+
+    int ndim() const { return view.ndim; }
+    int64_t shape(int d) const { return view.shape[d]; }
+    int64_t stride(int d) const { return view.strides[d]; }
+    char *data() const { return static_cast<char *>(view.buf); }
+    int64_t itemsize() const { return view.itemsize; }
+
+    bool empty() const {
+        for (int d = 0; d < ndim(); ++d)
+            if (shape(d) == 0) return true;
+        return false;
+    }
+
+    // The struct module's letter(s), native byte order only; others as they are.
+    string format() const {
+        string f = view.format ? view.format : "B";
+        if (f.size() > 1 && (f[0] == '@' || f[0] == '=' || f[0] == '<' || f[0] == '^')) f = f.substr(1);
+        return f;
+    }
+
+    string dtype() const {
+        const string f = format();
+        return f == "f" ? "float32" : f == "d" ? "float64" : f == "Zf" ? "complex64" : f == "Zd" ? "complex128"
+               : is_int64()                    ? "int64"
+                                               : "format '" + f + "'";
+    }
+
+    bool is_int64() const {
+        const string f = format();
+        return view.itemsize == 8 && (f == "l" || f == "q");
+    }
+
+    const string name;
+
+private:
+    Py_buffer view;
+};
+
+void check_axes(const Buffer &buffer) {
+    if (buffer.ndim() < 1 || buffer.ndim() > MAX_AXES)
+        value_error(buffer.name + " has " + str(buffer.ndim()) + " axes, 1 to " + str(MAX_AXES) + " are supported");
+}
+
+int check_threads(int64_t threads) {
+    if (threads < 1 || threads > mpihpc::MAX_THREADS)
+        value_error("threads must be 1 to " + str(mpihpc::MAX_THREADS) + ", got " + str(threads));
+    return int(threads);
+}
+
+void check_contiguous(const Buffer &buffer, int64_t scalar) {
+    const int last = buffer.ndim() - 1;
+    if (buffer.empty()) return;
+    if (buffer.shape(last) > 1 && buffer.stride(last) != buffer.itemsize())
+        value_error(buffer.name + " has a stride of " + str(buffer.stride(last)) + " bytes on its last axis, it needs " +
+                    str(buffer.itemsize()) + " (contiguous)");
+    bool aligned = reinterpret_cast<std::uintptr_t>(buffer.data()) % std::uintptr_t(scalar) == 0;
+    for (int d = 0; d < last; ++d) aligned = aligned && (buffer.shape(d) == 1 || buffer.stride(d) % scalar == 0);
+    if (!aligned) value_error(buffer.name + " is not aligned to " + str(scalar) + " bytes");
+}
+
+// First and last byte (exclusive) that a non-empty buffer can touch.
+std::pair<std::uintptr_t, std::uintptr_t> bytes_of(const Buffer &buffer) {
+    std::uintptr_t lo = reinterpret_cast<std::uintptr_t>(buffer.data()), hi = lo + std::uintptr_t(buffer.itemsize());
+    for (int d = 0; d < buffer.ndim(); ++d) {
+        const int64_t span = (buffer.shape(d) - 1) * buffer.stride(d);
+        (span < 0 ? lo : hi) += std::uintptr_t(span);
+    }
+    return {lo, hi};
+}
+
+// The checks that correlate and copy share. Returns the size of a scalar: 4 or 8.
+int64_t check_pair(const Buffer &src, const Buffer &dst) {
+    check_axes(src);
+    check_axes(dst);
+    if (src.ndim() != dst.ndim())
+        value_error("src has " + str(src.ndim()) + " axes, dst has " + str(dst.ndim()));
+    const string f = src.format();
+    if (f != "f" && f != "d" && f != "Zf" && f != "Zd")
+        type_error("src is " + src.dtype() + ", it must be native float32, float64, complex64 or complex128");
+    if (dst.format() != f) type_error("src is " + src.dtype() + ", dst is " + dst.dtype());
+    const int64_t scalar = f.back() == 'f' ? 4 : 8;
+    check_contiguous(src, scalar);
+    check_contiguous(dst, scalar);
+    if (!src.empty() && !dst.empty()) {
+        const auto [slo, shi] = bytes_of(src);
+        const auto [dlo, dhi] = bytes_of(dst);
+        if (slo < dhi && dlo < shi)
+            value_error("src and dst overlap in memory: " + str(int64_t(std::min(shi, dhi) - std::max(slo, dlo))) +
+                        " of dst's " + str(int64_t(dhi - dlo)) + " bytes");
+    }
+    for (int d = 0; d < dst.ndim(); ++d)
+        if (dst.shape(d) > 1 && dst.stride(d) == 0)
+            value_error("dst has stride 0 on axis " + str(d) + " of length " + str(dst.shape(d)));
+    return scalar;
+}
+
+// Four axes, lengths and strides in scalars. `parts`: scalars a value (2 for complex).
+template <class T>
+mpihpc::Region<T> region_of(const Buffer &src, const Buffer &dst, int parts) {
+    mpihpc::Region<T> region{reinterpret_cast<T *>(dst.data()), reinterpret_cast<const T *>(src.data()),
+                             {1, 1, 1, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+    for (int d = 0; d < dst.ndim(); ++d) {
+        const int k = MAX_AXES - dst.ndim() + d;
+        region.shape[k] = dst.shape(d);
+        region.dst_stride[k] = dst.stride(d) / int64_t(sizeof(T));
+        region.src_stride[k] = src.stride(d) / int64_t(sizeof(T));
+    }
+    region.shape[MAX_AXES - 1] *= parts;
+    region.dst_stride[MAX_AXES - 1] = region.src_stride[MAX_AXES - 1] = 1;
+    return region;
+}
+
+template <class T>
+void correlate_as(const Buffer &src, const Buffer &dst, const Buffer &weights, const std::vector<int64_t> &offset,
+                  const int64_t reach[MAX_AXES], int threads) {
+    const int parts = src.format()[0] == 'Z' ? 2 : 1;
+    const bool complex = weights.format()[0] == 'Z';
+    const mpihpc::Region<T> region = region_of<T>(src, dst, parts);
+    const int ndim = src.ndim();
+    const int64_t count = weights.shape(0);
+    std::vector<int64_t> linear;
+    std::vector<T> weight;
+    for (int64_t t = 0; t < count; ++t) {
+        int64_t at = offset[t * ndim + ndim - 1] * parts;
+        for (int d = 0; d < ndim - 1; ++d) at += offset[t * ndim + d] * region.src_stride[MAX_AXES - ndim + d];
+        linear.push_back(at);
+        const char *w = weights.data() + t * weights.stride(0);
+        for (int k = 0; k < (complex ? 2 : 1); ++k) {
+            T value;
+            std::memcpy(&value, w + k * sizeof(T), sizeof(T));
+            weight.push_back(value);
+        }
+    }
+    nb::gil_scoped_release nogil;
+    mpihpc::run<T>(region, complex ? mpihpc::Kind::complex : mpihpc::Kind::real, linear, weight, reach, threads);
+}
+
+void correlate(nb::handle src_, nb::handle dst_, nb::handle offsets_, nb::handle weights_, int64_t threads_) {
+    const Buffer src(src_, "src", false), dst(dst_, "dst", true);
+    const Buffer offsets(offsets_, "offsets", false), weights(weights_, "weights", false);
+    const int threads = check_threads(threads_);
+    const int64_t scalar = check_pair(src, dst);
+    const int ndim = src.ndim();
+
+    if (weights.ndim() != 1) value_error("weights has " + str(weights.ndim()) + " axes, it must have 1");
+    if (weights.format() != src.format() && "Z" + weights.format() != src.format())
+        type_error("weights is " + weights.dtype() + ", src is " + src.dtype() +
+                   ": they must be equal, or weights its real counterpart");
+    if (!offsets.is_int64()) type_error("offsets is " + offsets.dtype() + ", it must be int64");
+    if (offsets.ndim() != 2) value_error("offsets has " + str(offsets.ndim()) + " axes, it must have 2: (taps, axes)");
+    if (offsets.shape(1) != ndim)
+        value_error("offsets has " + str(offsets.shape(1)) + " columns, src has " + str(ndim) + " axes");
+    if (offsets.shape(0) != weights.shape(0))
+        value_error("offsets has " + str(offsets.shape(0)) + " rows, weights has " + str(weights.shape(0)) + " entries");
+
+    std::vector<int64_t> offset;
+    int64_t reach[MAX_AXES] = {0, 0, 0, 0};
+    for (int64_t t = 0; t < offsets.shape(0); ++t)
+        for (int d = 0; d < ndim; ++d) {
+            int64_t at;
+            std::memcpy(&at, offsets.data() + t * offsets.stride(0) + d * offsets.stride(1), sizeof at);
+            if (at < 0) value_error("offset of tap " + str(t) + " on axis " + str(d) + " is " + str(at) + ", it must be >= 0");
+            offset.push_back(at);
+            int64_t &most = reach[MAX_AXES - ndim + d];
+            most = std::max(most, at);
+        }
+    for (int d = 0; d < ndim; ++d) {
+        const int64_t most = reach[MAX_AXES - ndim + d];
+        if (src.shape(d) < dst.shape(d) || most > src.shape(d) - dst.shape(d))
+            value_error("src has " + str(src.shape(d)) + " cells on axis " + str(d) + ", dst of " + str(dst.shape(d)) +
+                        " cells with a largest offset of " + str(most) + " needs more");
+    }
+    if (dst.empty()) return;
+    if (scalar == 4)
+        correlate_as<float>(src, dst, weights, offset, reach, threads);
+    else
+        correlate_as<double>(src, dst, weights, offset, reach, threads);
+}
+
+template <class T>
+void copy_as(const Buffer &src, const Buffer &dst, int threads) {
+    const mpihpc::Region<T> region = region_of<T>(src, dst, src.format()[0] == 'Z' ? 2 : 1);
+    const int64_t reach[MAX_AXES] = {0, 0, 0, 0};
+    nb::gil_scoped_release nogil;
+    mpihpc::run<T>(region, mpihpc::Kind::copy, {}, {}, reach, threads);
+}
+
+void copy(nb::handle src_, nb::handle dst_, int64_t threads_) {
+    const Buffer src(src_, "src", false), dst(dst_, "dst", true);
+    const int threads = check_threads(threads_);
+    const int64_t scalar = check_pair(src, dst);
+    for (int d = 0; d < src.ndim(); ++d)
+        if (src.shape(d) != dst.shape(d))
+            value_error("src has " + str(src.shape(d)) + " cells on axis " + str(d) + ", dst has " + str(dst.shape(d)));
+    if (dst.empty()) return;
+    scalar == 4 ? copy_as<float>(src, dst, threads) : copy_as<double>(src, dst, threads);
+}
+
+std::uint64_t checksum(nb::handle array_, const std::vector<int64_t> &start_, const std::vector<int64_t> &shape_) {
+    const Buffer array(array_, "array", false);
+    check_axes(array);
+    const int ndim = array.ndim();
+    const int64_t size = array.itemsize();
+    if (size != 1 && size != 2 && size != 4 && size != 8 && size != 16)
+        type_error("array has an itemsize of " + str(size) + " bytes, it must be 1, 2, 4, 8 or 16");
+    if (int(start_.size()) != ndim || int(shape_.size()) != ndim)
+        value_error("array has " + str(ndim) + " axes, start has " + str(int64_t(start_.size())) + " and shape has " +
+                    str(int64_t(shape_.size())));
+    int64_t shape[MAX_AXES] = {1, 1, 1, 1}, stride[MAX_AXES] = {0, 0, 0, 0};
+    int64_t start[MAX_AXES] = {0, 0, 0, 0}, global[MAX_AXES] = {1, 1, 1, 1};
+    for (int d = 0; d < ndim; ++d) {
+        if (start_[d] < 0 || start_[d] > shape_[d] || array.shape(d) > shape_[d] - start_[d])
+            value_error("block of " + str(array.shape(d)) + " cells at " + str(start_[d]) + " on axis " + str(d) +
+                        " does not lie in an array of " + str(shape_[d]));
+        const int k = MAX_AXES - ndim + d;
+        shape[k] = array.shape(d);
+        stride[k] = array.stride(d);
+        start[k] = start_[d];
+        global[k] = shape_[d];
+    }
+    nb::gil_scoped_release nogil;
+    return mpihpc::checksum(array.data(), int(size), shape, stride, start, global);
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+    m.doc() = "Kernels of mpihpc: numbers in, numbers out. No MPI; the GIL is released while they work.";
+
+    m.def("correlate", &correlate, "src"_a, "dst"_a, "offsets"_a, "weights"_a, "threads"_a = 1,
+          R"(Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
+
+Parameters
+----------
+src, dst : float32, float64, complex64 or complex128 array of 1 to 4 axes
+    Equal dtypes; the last axis contiguous, the others with any strides; no common memory.
+    ``src.shape[d] >= dst.shape[d] + max(offsets[:, d])``.
+offsets : (T, ndim) int64 array, all >= 0
+    No taps (T = 0) give zeros.
+weights : (T,) array
+    Of src's dtype, or of its real counterpart.
+threads : int
+    OpenMP threads, 1 to 1024.
+
+Raises
+------
+TypeError, ValueError
+    The input breaks one of these rules; `dst` is then untouched.
+
+Notes
+-----
+``acc = w[0]*x[0]``, then ``acc = acc + w[t]*x[t]`` in the order given, multiplication and addition rounded
+separately: the same bits for every instruction set and number of threads. (A NaN is a NaN; which one is not promised.))");
+
+    m.def("copy", &copy, "src"_a, "dst"_a, "threads"_a = 1,
+          R"(Copy `src` into `dst` of the same shape with ordinary vector loads and stores: the yardstick of benchmarks.
+
+Parameters
+----------
+src, dst : arrays as in `correlate`
+threads : int
+    OpenMP threads, 1 to 1024.
+
+Raises
+------
+TypeError, ValueError
+    As in `correlate`.)");
+
+    m.def("checksum", &checksum, "array"_a, "start"_a, "shape"_a,
+          R"(Checksum of a block of a global array, as an integer below 2**64.
+
+Parameters
+----------
+array : array of 1 to 4 axes, any strides, items of 1, 2, 4, 8 or 16 bytes
+    The block.
+start, shape : list of int
+    The block's first cell in the global array, and the global array's shape.
+
+Returns
+-------
+int
+    The sum modulo 2**64 over the block's cells of ``h``: ``h = mix(index + 0x9E3779B97F4A7C15)``, where ``index`` is
+    the cell's C-order linear index in the global array; then ``h = mix(h ^ w)`` for each little-endian 8-byte word
+    ``w`` of the value's bytes (shorter values zero-extended, 16 bytes are two words). ``mix`` is splitmix64's
+    finaliser. Sums over the blocks of any decomposition are equal.
+
+Raises
+------
+TypeError, ValueError
+    Another itemsize or number of axes, or a block that does not lie in `shape`.)");
+
+    m.def("isas", &mpihpc::isas, "Instruction sets that this machine can use, the best last.");
+    m.def("isa", &mpihpc::isa, "The instruction set in use.");
+    m.def(
+        "use_isa",
+        [](const string &name) {
+            if (mpihpc::use_isa(name)) return;
+            string known;
+            for (const string &one : mpihpc::isas()) known += (known.empty() ? "" : ", ") + one;
+            value_error("instruction set '" + name + "' is not one of " + known);
+        },
+        "name"_a, "Use this instruction set from now on (for tests); ValueError if it is not one of `isas()`.");
+    m.def("max_threads", &mpihpc::max_threads, "OpenMP's default number of threads; 1 without OpenMP.");
+    m.def("has_openmp", &mpihpc::has_openmp, "Whether OpenMP was compiled in: without it one thread does all the work.");
+}

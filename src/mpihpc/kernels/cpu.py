@@ -1,0 +1,64 @@
+"""The kernels in C++ (`mpihpc._core`): vectors, threads, the same bits as `mpihpc.kernels.reference`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mpihpc import _core
+
+
+def correlate(
+    src: NDArray[np.inexact], dst: NDArray[np.inexact], offsets: ArrayLike, weights: ArrayLike, threads: int = 1
+) -> None:
+    """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
+
+    Parameters
+    ----------
+    src, dst : float32, float64, complex64 or complex128 array of 1 to 4 axes
+        As the contract in `mpihpc.kernels` says; the outer axes may have any strides.
+    offsets : (T, ndim) integers >= 0
+    weights : (T,) array of the data's dtype or of its real counterpart
+    threads : int
+        OpenMP threads, 1 to 1024. The result is the same for all.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Input that breaks the contract, with the two numbers that do not fit; `dst` is then untouched.
+    """
+    taps = np.asarray(offsets)
+    if taps.size == 0:
+        taps = np.empty((len(taps) if taps.ndim else 1, src.ndim), dtype=np.int64)
+    if taps.dtype.kind not in "iu":
+        raise TypeError(f"offsets is {taps.dtype}, it must be integers")
+    _core.correlate(src, dst, taps.astype(np.int64, copy=False), np.asarray(weights), threads)
+
+
+def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) -> int:
+    """Checksum of a block of a global array: a sum modulo 2**64 of one hash of (global index, bits) per cell.
+
+    The sums over the blocks of any decomposition add up, modulo 2**64, to the checksum of the whole array.
+
+    Parameters
+    ----------
+    array : array of 1 to 4 axes, any strides, items of 1, 2, 4, 8 or 16 bytes
+        The block.
+    start, shape : sequences of int
+        The block's first cell in the global array, and the global array's shape.
+
+    Returns
+    -------
+    int
+        0 <= checksum < 2**64; `mpihpc._core.checksum` defines the hash.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Objects, another itemsize or number of axes, or a block that does not lie in `shape`.
+    """
+    if array.dtype.hasobject:
+        raise TypeError(f"array is {array.dtype}: objects have no bits to sum")
+    # Bits, not numbers: void items pass through the buffer protocol whatever the dtype.
+    return _core.checksum(array.view(f"V{array.dtype.itemsize}"), [int(n) for n in start], [int(n) for n in shape])
