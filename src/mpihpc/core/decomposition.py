@@ -1,0 +1,407 @@
+"""Boxes in global index space, and how an array is cut into one box per rank.
+
+Pure arithmetic: no MPI, no arrays. Every question is answered in closed form for any rank, so planning for one
+rank out of a million costs no loop over a million.
+
+A *layout* says which cells each rank has or needs. It has two methods:
+
+``parts(rank)``
+    the boxes the rank holds or wants, as `Part` s;
+``owners(box)``
+    the ranks that hold or want a part of `box`, in increasing order (a few too many do no harm: their overlap is
+    then empty).
+
+`Decomposition`, `Grown` and `Whole` are the layouts; `mpihpc.core.transfer.Transfer` moves data between any two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from numbers import Integral
+from typing import NamedTuple, Protocol, TypeVar
+
+T = TypeVar("T")
+
+Width = tuple[tuple[int, int], ...]
+"""Cells before and after a block, one pair per axis."""
+
+
+class Box(NamedTuple):
+    """A box of cells: half-open ranges of global indices, ``start[d] <= i < stop[d]`` on each axis.
+
+    Examples
+    --------
+    >>> a, b = Box((0, 0), (4, 6)), Box((2, 5), (9, 9))
+    >>> a & b
+    Box(start=(2, 5), stop=(4, 6))
+    >>> (a & b).shape, (a & b).size
+    ((2, 1), 2)
+    >>> a.grow(((1, 2), (0, 0)))
+    Box(start=(-1, 0), stop=(6, 6))
+    >>> b.slices(origin=(2, 4))
+    (slice(0, 7, None), slice(1, 5, None))
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> Box:
+        """The box of all cells of an array of this shape."""
+        return cls((0,) * len(shape), tuple(shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Cells along each axis; an empty box has a zero."""
+        return tuple(max(0, b - a) for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return math.prod(self.shape)
+
+    def __and__(self, other: Box) -> Box:
+        """The cells in both."""
+        return Box(
+            tuple(map(max, self.start, other.start)),
+            tuple(map(min, self.stop, other.stop)),
+        )
+
+    def shift(self, by: Sequence[int]) -> Box:
+        """The box moved by this many cells on each axis."""
+        return Box(
+            tuple(a + s for a, s in zip(self.start, by, strict=True)),
+            tuple(b + s for b, s in zip(self.stop, by, strict=True)),
+        )
+
+    def grow(self, width: Width) -> Box:
+        """The box with a halo around it. It may reach beyond the array."""
+        return Box(
+            tuple(a - w[0] for a, w in zip(self.start, width, strict=True)),
+            tuple(b + w[1] for b, w in zip(self.stop, width, strict=True)),
+        )
+
+    def slices(self, origin: Sequence[int] | None = None) -> tuple[slice, ...]:
+        """Index of these cells in a local array whose first cell has the global index `origin` (default: zeros)."""
+        origin = origin or (0,) * len(self.start)
+        return tuple(
+            slice(a - o, max(a, b) - o) for a, b, o in zip(self.start, self.stop, origin, strict=True)
+        )
+
+
+class Part(NamedTuple):
+    """Cells of the global array, and where the rank keeps them.
+
+    The rank sees the cells of `box` at ``box.shift(shift)``: not zero where a periodic axis wraps around, so that
+    cell n - 1 is also known as cell -1.
+    """
+
+    box: Box
+    shift: tuple[int, ...]
+
+
+class Layout(Protocol):
+    """What `Transfer` asks of the two sides it moves data between."""
+
+    def parts(self, rank: int) -> list[Part]: ...
+
+    def owners(self, box: Box) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A global shape cut into a grid of blocks, one per rank, as `numpy.array_split` cuts an axis.
+
+    The first ``n % p`` of the ``p`` blocks of an axis of length ``n`` have one cell more. Ranks are numbered over
+    the grid in C order. Blocks may be empty, where there are more blocks than cells.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Global shape.
+    dims : tuple of int
+        Blocks along each axis. Their product is the number of ranks.
+
+    Examples
+    --------
+    >>> d = Decomposition((10, 4), (3, 2))
+    >>> d.size, d.coords(3), d.box(3)
+    (6, (1, 1), Box(start=(4, 2), stop=(7, 4)))
+    >>> d.owners(Box((3, 0), (5, 1)))
+    [0, 2]
+    """
+
+    shape: tuple[int, ...]
+    dims: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "dims", tuple(int(p) for p in self.dims))
+        if len(self.shape) != len(self.dims):
+            raise ValueError(
+                f"grid {grid_text(self.dims)} has {axes_text(len(self.dims))}, the array has {len(self.shape)}"
+            )
+        if not self.shape:
+            raise ValueError("an array with 0 axes cannot be split: give it at least 1 axis")
+        if min(self.shape) < 0:
+            raise ValueError(f"shape {self.shape} has a negative length")
+        if min(self.dims) < 1:
+            raise ValueError(f"grid {grid_text(self.dims)} has an axis with no ranks: use 1 or more")
+
+    @classmethod
+    def balanced(
+        cls,
+        shape: Sequence[int],
+        size: int,
+        *,
+        halo: int | Sequence[int] | Width = 1,
+        periodic: bool | Sequence[bool] = False,
+        dims: Sequence[int] | None = None,
+    ) -> Decomposition:
+        """The grid of `size` ranks with the fewest halo bytes.
+
+        Grids that leave ranks without cells are taken only where every grid does. Ties keep the last axis whole,
+        then the one before it: rows stay contiguous in memory and in files.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Global shape.
+        size : int
+            Number of ranks.
+        halo : int, one int or one (before, after) pair per axis
+            Depth of the halo that will be exchanged.
+        periodic : bool or one per axis
+            Whether the axis wraps around, so that its first and last block are neighbours too.
+        dims : sequence of int, optional
+            Do not choose, take this grid: it must have one entry per axis, and `size` ranks.
+
+        Examples
+        --------
+        >>> Decomposition.balanced((4096, 4096), 8).dims
+        (4, 2)
+        >>> Decomposition.balanced((4096, 4096), 2).dims
+        (2, 1)
+        >>> Decomposition.balanced((10, 4000), 4).dims
+        (1, 4)
+        """
+        shape = tuple(int(n) for n in shape)
+        if dims is not None:
+            chosen = cls(shape, tuple(dims))
+            if chosen.size != size:
+                raise ValueError(f"grid {grid_text(dims)} needs {ranks_text(chosen.size)}, the job has {size}")
+            return chosen
+        width = halo_width(halo, len(shape))
+        wraps = (periodic,) * len(shape) if isinstance(periodic, bool) else tuple(periodic)
+
+        def cost(grid: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
+            busy = [min(p, n) for p, n in zip(grid, shape, strict=True)]
+            cuts = [p if w and p > 1 else max(p - 1, 0) for p, w in zip(busy, wraps, strict=True)]
+            # All padded blocks together are a product over the axes, so corners are counted too.
+            padded = math.prod(n + c * sum(w) for n, c, w in zip(shape, cuts, width, strict=True))
+            return -math.prod(busy), padded - math.prod(shape), grid[::-1]
+
+        return cls(shape, min(_factorisations(size, len(shape)), key=cost))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return math.prod(self.dims)
+
+    def coords(self, rank: int) -> tuple[int, ...]:
+        """Place of a rank in the grid."""
+        if not 0 <= rank < self.size:
+            raise ValueError(f"rank {rank} is not one of the {self.size} of grid {grid_text(self.dims)}")
+        coords = []
+        for p in reversed(self.dims):
+            rank, c = divmod(rank, p)
+            coords.append(c)
+        return tuple(reversed(coords))
+
+    def rank(self, coords: Sequence[int]) -> int:
+        """The rank at a place in the grid."""
+        rank = 0
+        for c, p in zip(coords, self.dims, strict=True):
+            rank = rank * p + c
+        return rank
+
+    def cut(self, axis: int, block: int) -> int:
+        """Global index at which a block of an axis begins; `dims[axis]` gives the axis's length."""
+        q, r = divmod(self.shape[axis], self.dims[axis])
+        return block * q + min(block, r)
+
+    def block(self, axis: int, index: int) -> int:
+        """The block of an axis that holds a global index."""
+        q, r = divmod(self.shape[axis], self.dims[axis])
+        return index // (q + 1) if index < r * (q + 1) else r + (index - r * (q + 1)) // q
+
+    def box(self, rank: int) -> Box:
+        """The cells a rank owns."""
+        coords = self.coords(rank)
+        return Box(
+            tuple(self.cut(d, c) for d, c in enumerate(coords)),
+            tuple(self.cut(d, c + 1) for d, c in enumerate(coords)),
+        )
+
+    def blocks(self, axis: int, start: int, stop: int) -> range:
+        """The blocks of an axis that hold a cell of ``start <= i < stop``; indices outside the axis hold nothing."""
+        start, stop = max(start, 0), min(stop, self.shape[axis])
+        return range(self.block(axis, start), self.block(axis, stop - 1) + 1) if start < stop else range(0)
+
+    def parts(self, rank: int) -> list[Part]:
+        """The rank's block."""
+        box = self.box(rank)
+        return [Part(box, (0,) * self.ndim)] if box.size else []
+
+    def owners(self, box: Box) -> list[int]:
+        """The ranks that own a cell of `box`."""
+        near = [self.blocks(d, a, b) for d, (a, b) in enumerate(zip(*box, strict=True))]
+        return [self.rank(coords) for coords in product(*near)]
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Every rank's block grown by a halo: what a rank needs before it can apply a stencil.
+
+    Cells beyond the array are needed from nobody, but on periodic axes they are the cells on the other side. An
+    empty block needs nothing.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        How the array is cut.
+    width : tuple of (before, after) pairs
+        Depth of the halo on each axis. It may exceed a neighbour's block, and the array.
+    periodic : tuple of bool
+        The axes that wrap around.
+    corners : bool
+        Whether the halo has edges and corners. Without them it is one slab per face: enough for star-shaped
+        stencils, and at most two neighbours per axis.
+    """
+
+    decomposition: Decomposition
+    width: Width
+    periodic: tuple[bool, ...]
+    corners: bool = True
+
+    def parts(self, rank: int) -> list[Part]:
+        """The rank's block and halo, cut where an axis wraps around."""
+        box = self.decomposition.box(rank)
+        if not box.size:
+            return []
+        own = [[(a, b, 0)] for a, b in zip(*box, strict=True)]
+        near = [list(self._images(d, a, b)) for d, (a, b) in enumerate(zip(*box.grow(self.width), strict=True))]
+        return [
+            Part(Box(*zip(*((lo, hi) for lo, hi, _ in cell), strict=True)), tuple(s for _, _, s in cell))
+            for axes in self._spread(own, near)
+            for cell in product(*axes)
+        ]
+
+    def owners(self, box: Box) -> list[int]:
+        """The ranks whose block or halo may hold a cell of `box`."""
+        cut = self.decomposition
+        own = [list(cut.blocks(d, a, b)) for d, (a, b) in enumerate(zip(*box, strict=True))]
+        # A cell is in the halo of the blocks up to `after` behind it and `before` ahead of it.
+        reach = box.grow(tuple((after, before) for before, after in self.width))
+        near = [
+            sorted({c for lo, hi, _ in self._images(d, a, b) for c in cut.blocks(d, lo, hi)})
+            for d, (a, b) in enumerate(zip(*reach, strict=True))
+        ]
+        return sorted({cut.rank(c) for axes in self._spread(own, near) for c in product(*axes)})
+
+    def _images(self, axis: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The cells of the axis that ``start <= i < stop`` stands for: (start, stop, shift back to i)."""
+        n = self.decomposition.shape[axis]
+        if not self.periodic[axis]:
+            yield max(start, 0), min(stop, n), 0
+            return
+        for turn in range(start // n, -(-stop // n)):
+            yield max(start - turn * n, 0), min(stop - turn * n, n), turn * n
+
+    def _spread(self, own: list[T], near: list[T]) -> Iterator[list[T]]:
+        """Reach out on all axes at once, or on one axis at a time where there are no corners."""
+        if self.corners:
+            yield near
+        else:
+            for d in range(len(own)):
+                yield [*own[:d], near[d], *own[d + 1 :]]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole array on one rank, or on every rank.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Global shape.
+    size : int
+        Number of ranks.
+    root : int, optional
+        The only rank that has or needs the array; None: all of them. (Only as a need: a rank that *has* what others
+        have too would send it twice.)
+    """
+
+    shape: tuple[int, ...]
+    size: int
+    root: int | None = None
+
+    def parts(self, rank: int) -> list[Part]:
+        """Everything, or nothing."""
+        whole = Box.whole(self.shape)
+        return [Part(whole, (0,) * len(self.shape))] if self.root in (None, rank) and whole.size else []
+
+    def owners(self, box: Box) -> list[int]:
+        """All ranks, or the root."""
+        return list(range(self.size)) if self.root is None else [self.root]
+
+
+def halo_width(halo: int | Sequence[int] | Width, ndim: int) -> Width:
+    """A halo as one (before, after) pair per axis, from one depth, one per axis, or one pair per axis.
+
+    >>> halo_width(2, 2)
+    ((2, 2), (2, 2))
+    >>> halo_width([1, (0, 3)], 2)
+    ((1, 1), (0, 3))
+    """
+    per_axis = [halo] * ndim if isinstance(halo, Integral) else list(halo)
+    if len(per_axis) != ndim:
+        raise ValueError(f"halo {halo} has {axes_text(len(per_axis))}, the array has {ndim}")
+    width = tuple((int(w), int(w)) if isinstance(w, Integral) else (int(w[0]), int(w[1])) for w in per_axis)
+    if any(w < 0 for pair in width for w in pair):
+        raise ValueError(f"halo {halo} has a negative depth: use 0 or more")
+    return width
+
+
+def grid_text(dims: Sequence[int]) -> str:
+    """How a grid is written: ``4x2``."""
+    return "x".join(map(str, dims))
+
+
+def axes_text(count: int) -> str:
+    """``1 axis``, ``2 axes``."""
+    return f"{count} {'axis' if count == 1 else 'axes'}"
+
+
+def ranks_text(count: int) -> str:
+    """``1 rank``, ``2 ranks``."""
+    return f"{count} {'rank' if count == 1 else 'ranks'}"
+
+
+def _factorisations(size: int, ndim: int) -> Iterator[tuple[int, ...]]:
+    """All grids of `ndim` axes with `size` ranks."""
+    if ndim == 1:
+        yield (size,)
+        return
+    small = [p for p in range(1, math.isqrt(size) + 1) if size % p == 0]
+    for p in {*small, *(size // p for p in small)}:
+        for rest in _factorisations(size // p, ndim - 1):
+            yield (p, *rest)

@@ -1,0 +1,49 @@
+"""Where a rank computes: which device, how many threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits
+
+from mpihpc.core.failure import nearest
+
+DEVICES = ("auto", "cpu", "gpu")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+
+def select_device(name: str) -> str:
+    """The device for a ``--device`` argument: "cpu", the only one so far.
+
+    Raises
+    ------
+    ValueError
+        An unknown device, or "gpu".
+    """
+    if name not in DEVICES:
+        raise ValueError(f"unknown device {name!r}: {nearest(name, DEVICES)}")
+    if name == "gpu":
+        raise ValueError("device 'gpu' is not available in this version: use --device cpu (or auto)")
+    return "cpu"
+
+
+def thread_count(cores: int, threads: int | None = None) -> int:
+    """Threads of a rank: as asked for, else OMP_NUM_THREADS, else the cores it may call its own."""
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads {threads} is less than 1: use 1 or more")
+        return threads
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else cores
+
+
+@contextmanager
+def blas_threads(threads: int) -> Iterator[None]:
+    """Cap BLAS at this many threads, unless the user has set one of the variables that do so."""
+    if any(name in os.environ for name in _THREAD_VARIABLES):
+        yield
+    else:
+        with threadpool_limits(threads, user_api="blas"):
+            yield

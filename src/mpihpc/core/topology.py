@@ -1,0 +1,79 @@
+"""Communicators: who the ranks are, and which of them share a node."""
+
+from __future__ import annotations
+
+import os
+
+from mpi4py import MPI
+
+
+class Topology:
+    """The ranks of a communicator. Made once per communicator, by `Topology.of`.
+
+    Attributes
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        The user's communicator.
+    private : mpi4py.MPI.Intracomm
+        A duplicate for the package's own messages: they can never be taken for the user's.
+    rank, size : int
+        This rank, and how many there are.
+    node_rank, node_size : int
+        This rank among those that share its node's memory, and how many they are.
+    cores : int
+        Cores this rank may call its own: those it is bound to, shared fairly with the ranks bound to them too.
+        At least 1.
+    """
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self.comm = comm
+        self.private = comm.Dup()
+        self.rank, self.size = comm.rank, comm.size
+        node = self.private.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
+        self.node_rank, self.node_size = node.rank, node.size
+        mine = _affinity()
+        others = node.allgather(mine)
+        node.Free()
+        self.cores = max(1, len(mine) // max(sum(core in other for other in others) for core in mine))
+        self._tags = 0
+
+    @classmethod
+    def of(cls, comm: MPI.Intracomm | None = None) -> Topology:
+        """The topology of a communicator (None: COMM_WORLD). Collective the first time, free afterwards."""
+        comm = MPI.COMM_WORLD if comm is None else comm
+        if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
+            raise TypeError(f"comm must be an mpi4py intracommunicator, not {comm!r}")
+        known: Topology | None = comm.Get_attr(_attribute())
+        if known is None:
+            known = cls(comm)
+            comm.Set_attr(_attribute(), known)
+        return known
+
+    def next_tag(self) -> int:
+        """A tag for a new plan: plans are made in the same order on all ranks, so all find the same."""
+        self._tags += 1
+        return self._tags % 32768  # the least upper bound that MPI promises
+
+
+def _affinity() -> frozenset[int]:
+    """The cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+_keyval: int | None = None
+
+
+def _attribute() -> int:
+    """The key under which a communicator carries its topology."""
+    global _keyval
+    if _keyval is None:
+        _keyval = MPI.Comm.Create_keyval(delete_fn=_release)
+    return _keyval
+
+
+def _release(comm: MPI.Comm, keyval: int, topology: Topology) -> None:
+    """The user frees the communicator: so do we. (COMM_WORLD goes at MPI's end, and takes its duplicate along.)"""
+    if comm not in (MPI.COMM_WORLD, MPI.COMM_SELF):
+        topology.private.Free()

@@ -1,0 +1,213 @@
+"""Moving boxes between ranks: the one way data travels.
+
+A `Transfer` compares what every rank *has* with what every rank *needs* and says, for any rank and without asking
+anybody, which boxes go where. `Transfer.bind` gives it buffers and persistent requests for arrays of one dtype.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from mpi4py import MPI
+
+from mpihpc.core.decomposition import Box, Layout, Part
+from mpihpc.core.topology import Topology
+
+# MPI counts are C ints in most libraries, so a long message is counted in units of this many bytes.
+_UNIT = 1 << 20
+_MAX_COUNT = (1 << 31) - 1
+
+
+class Message(NamedTuple):
+    """The boxes that go to or come from one other rank, in the order in which they lie in the message."""
+
+    peer: int
+    boxes: list[Box]
+
+    @property
+    def cells(self) -> int:
+        """Number of cells in the message."""
+        return sum(box.size for box in self.boxes)
+
+
+class Schedule(NamedTuple):
+    """One rank's share of a transfer.
+
+    Boxes are where the rank itself sees the cells (see `Part`): of what it has in `sends` and the first of each pair
+    in `copies`, of what it needs in `receives` and the second of each pair.
+    """
+
+    sends: list[Message]
+    receives: list[Message]
+    copies: list[tuple[Box, Box]]
+
+    @property
+    def cells_sent(self) -> int:
+        """Number of cells sent to other ranks."""
+        return sum(message.cells for message in self.sends)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What every rank has, and what every rank needs.
+
+    Parameters
+    ----------
+    have : Layout
+        Where the cells are. No cell may be on two ranks.
+    need : Layout
+        Where they are wanted.
+    in_place : bool
+        Source and target are the same memory: cells that a rank needs where it already has them do not move.
+    """
+
+    have: Layout
+    need: Layout
+    in_place: bool = False
+
+    def schedule(self, rank: int) -> Schedule:
+        """The messages and copies of one rank, any rank. Takes a time that grows with its number of peers only."""
+        have, need = self.have.parts(rank), self.need.parts(rank)
+        takers = sorted({peer for part in have for peer in self.need.owners(part.box)})
+        givers = sorted({peer for part in need for peer in self.have.owners(part.box)})
+        sends = [Message(q, [a for a, _ in _overlaps(have, self.need.parts(q))]) for q in takers if q != rank]
+        receives = [Message(p, [b for _, b in _overlaps(self.have.parts(p), need)]) for p in givers if p != rank]
+        return Schedule(
+            [message for message in sends if message.boxes],
+            [message for message in receives if message.boxes],
+            [(a, b) for a, b in _overlaps(have, need) if not (self.in_place and a == b)],
+        )
+
+    def bind(
+        self,
+        topology: Topology,
+        dtype: np.dtype,
+        source_origin: Sequence[int] | None = None,
+        target_origin: Sequence[int] | None = None,
+    ) -> Exchange:
+        """Buffers and requests to carry this transfer out, as often as wanted. Collective.
+
+        Parameters
+        ----------
+        topology : Topology
+            The ranks.
+        dtype : numpy.dtype
+            Of the arrays to come.
+        source_origin, target_origin : sequence of int, optional
+            Global index of the first cell of the local source and target array. Default: zeros.
+        """
+        return Exchange(self.schedule(topology.rank), topology, dtype, source_origin, target_origin)
+
+
+class Exchange:
+    """A transfer with its buffers and persistent requests. Made by `Transfer.bind`.
+
+    Attributes
+    ----------
+    messages, bytes : int
+        What this rank sends to other ranks each time.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        topology: Topology,
+        dtype: np.dtype,
+        source_origin: Sequence[int] | None,
+        target_origin: Sequence[int] | None,
+    ) -> None:
+        dtype = np.dtype(dtype)
+        tag = topology.next_tag()
+        self.messages = len(schedule.sends)
+        self.bytes = schedule.cells_sent * dtype.itemsize
+        self._copies = [(a.slices(source_origin), b.slices(target_origin)) for a, b in schedule.copies]
+        self._packs: list[tuple[np.ndarray, tuple[slice, ...]]] = []
+        self._unpacks: list[tuple[np.ndarray, tuple[slice, ...]]] = []
+        self._requests: list[MPI.Prequest] = []
+        for messages, origin, views, post in (
+            (schedule.receives, target_origin, self._unpacks, topology.private.Recv_init),
+            (schedule.sends, source_origin, self._packs, topology.private.Send_init),
+        ):
+            for message in messages:
+                buffer = _buffer(message.cells * dtype.itemsize)
+                self._requests.append(_persistent(post, buffer, message.peer, tag))
+                offset = 0
+                for box in message.boxes:
+                    nbytes = box.size * dtype.itemsize
+                    view = buffer[offset : offset + nbytes].view(dtype).reshape(box.shape)
+                    views.append((view, box.slices(origin)))
+                    offset += nbytes
+        self._free = weakref.finalize(self, _free, self._requests)
+
+    def start(self, source: np.ndarray) -> None:
+        """Send what others need of `source`, and begin to receive. `source` may change as soon as this returns."""
+        for view, index in self._packs:
+            np.copyto(view, source[index])
+        sent.messages += self.messages
+        sent.bytes += self.bytes
+        MPI.Prequest.Startall(self._requests)
+
+    def finish(self, source: np.ndarray, target: np.ndarray) -> None:
+        """Wait, and put everything into its place in `target`. What stays on the rank is copied from `source`."""
+        for here, there in self._copies:
+            np.copyto(target[there], source[here])
+        MPI.Prequest.Waitall(self._requests)
+        for view, index in self._unpacks:
+            np.copyto(target[index], view)
+
+    def __call__(self, source: np.ndarray, target: np.ndarray) -> None:
+        """Carry it out from begin to end. Collective."""
+        self.start(source)
+        self.finish(source, target)
+
+    def close(self) -> None:
+        """Free the requests; the garbage collector does it too."""
+        self._free()
+
+
+@dataclass
+class Tally:
+    """Messages and bytes that this process has sent to other ranks, counted where they are posted."""
+
+    messages: int = 0
+    bytes: int = 0
+
+
+sent = Tally()
+
+
+def _overlaps(have: list[Part], need: list[Part]) -> list[tuple[Box, Box]]:
+    """What two sides share, where the first sees it and where the second does. Both sides find the same order."""
+    shared = []
+    for a in have:
+        for b in need:
+            cells = a.box & b.box
+            if cells.size:
+                shared.append((cells.shift(a.shift), cells.shift(b.shift)))
+    return shared
+
+
+def _buffer(nbytes: int) -> np.ndarray:
+    """Bytes for one message; a long one is rounded up to whole units."""
+    return np.empty(nbytes if nbytes <= _MAX_COUNT else -(-nbytes // _UNIT) * _UNIT, np.uint8)
+
+
+def _persistent(post: Callable[..., MPI.Prequest], buffer: np.ndarray, peer: int, tag: int) -> MPI.Prequest:
+    """A persistent send or receive of the whole buffer."""
+    if buffer.size <= _MAX_COUNT:
+        return post([buffer, MPI.BYTE], peer, tag)
+    unit = MPI.BYTE.Create_contiguous(_UNIT).Commit()
+    try:
+        return post([buffer, buffer.size // _UNIT, unit], peer, tag)
+    finally:
+        unit.Free()  # the request keeps what it needs
+
+
+def _free(requests: list[MPI.Prequest]) -> None:
+    if not MPI.Is_finalized():
+        for request in requests:
+            request.Free()

@@ -1,0 +1,233 @@
+"""Reading: HDF5, ``.npy`` and ``.npz``."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import DTypeLike, NDArray
+
+from mpihpc.array import DistArray, asarray, number_dtype
+from mpihpc.core.decomposition import Box, Decomposition, Width
+from mpihpc.core.failure import agree, nearest
+from mpihpc.core.topology import Topology
+
+_SLAB_BYTES = 1 << 24
+
+
+class Entry(NamedTuple):
+    """One array of a file: what can be known without reading it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    units: str | None = None
+    step: tuple[int, ...] = (1,)  # reads should begin at multiples of this
+    fortran: bool = False
+
+
+class Reader:
+    """A file open for reading on all ranks. Making it is collective.
+
+    Parameters
+    ----------
+    file : path
+        HDF5, ``.npy`` or ``.npz``.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks. Default: COMM_WORLD.
+
+    Attributes
+    ----------
+    entries : dict
+        Name -> `Entry` (name, shape, dtype, units) of every array in the file. A ``.npy`` file has one, named "".
+    """
+
+    def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
+        self.topology = Topology.of(comm)
+        self.file = os.fspath(file)
+        # Rank 0 looks first: the others open a file only if there is something to open.
+        found: tuple[str, dict[str, Entry]] | None = None
+        with agree(self.topology.private):
+            if self.topology.rank == 0:
+                found = _inspect(self.file)
+        self.format, self.entries = self.topology.private.bcast(found)
+        self._h5: h5py.File | None = None
+        with agree(self.topology.private):
+            if self.format == "hdf5":
+                self._h5 = h5py.File(self.file, "r")
+            elif self.format == "npy":
+                os.stat(self.file)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._h5 is not None:
+            self._h5.close()
+            self._h5 = None
+
+    def entry(self, dataset: str | None = None) -> Entry:
+        """The array of this name; None: the only one.
+
+        Raises
+        ------
+        ValueError
+            There is none, or there are several to choose from. The text lists them. The same on all ranks.
+        TypeError
+            It does not hold numbers.
+        """
+        names = list(self.entries)
+        if dataset is None and len(names) != 1:
+            raise ValueError(f"{self.file} holds {len(names)} datasets ({_listed(names)}): name one, FILE:DATASET")
+        name = names[0] if dataset is None else dataset.strip("/")
+        if name not in self.entries:
+            hint = nearest(name, names[:20]) if names else "it holds none"
+            raise ValueError(f"{self.file} has no dataset {name!r}: {hint}")
+        entry = self.entries[name]
+        try:
+            number_dtype(entry.dtype)
+        except TypeError as error:
+            raise TypeError(f"{self.file}: dataset {name!r}: {error}") from None
+        if not entry.shape:
+            raise ValueError(f"{self.file}: dataset {name!r} has 0 axes: an array needs at least 1")
+        return entry
+
+    def read(
+        self,
+        dataset: str | None = None,
+        *,
+        dtype: DTypeLike | None = None,
+        dims: Sequence[int] | None = None,
+        halo: int | Sequence[int] | Width = 0,
+        decomposition: Decomposition | None = None,
+    ) -> DistArray:
+        """Read one array; each rank reads its own box. Collective. See `mpihpc.io.read`."""
+        comm, size = self.topology.comm, self.topology.size
+        with agree(self.topology.private):
+            entry = self.entry(dataset)
+            if decomposition is None:
+                decomposition = Decomposition.balanced(entry.shape, size, halo=halo or 1, dims=dims)
+            if decomposition.shape != entry.shape:
+                raise ValueError(f"the decomposition is for shape {decomposition.shape}, the file has {entry.shape}")
+            new = DistArray(decomposition, entry.dtype if dtype is None else dtype, comm=comm, halo=halo)
+        if self.format == "npz":
+            whole: NDArray[Any] | None = None
+            with agree(self.topology.private):
+                if self.topology.rank == 0:
+                    with np.load(self.file, allow_pickle=False) as archive:
+                        whole = archive[entry.name]
+            return asarray(whole, new.dtype, comm=comm, dims=decomposition.dims, halo=halo)
+        with agree(self.topology.private):
+            # In slabs, so that neither a second block nor the pages of a mapped file pile up in memory.
+            local = new.local
+            limit = max(1, _SLAB_BYTES // entry.dtype.itemsize)
+            for box in _slabs(new.box, limit, entry):
+                local[box.slices(new.box.start)] = self._read_box(entry, box)
+        return new
+
+    def _read_box(self, entry: Entry, box: Box) -> NDArray[Any]:
+        if self._h5 is not None:
+            try:
+                return np.asarray(self._h5[entry.name][box.slices()])
+            except (OSError, RuntimeError) as error:
+                raise OSError(f"{self.file}: dataset {entry.name!r} cannot be read: {error}") from error
+        # Mapped anew each time: the pages of the last slab are given back.
+        return np.array(np.load(self.file, mmap_mode="r", allow_pickle=False)[box.slices()])
+
+
+def _inspect(file: str) -> tuple[str, dict[str, Entry]]:
+    """The format of a file, and what is in it."""
+    if os.path.isdir(file):
+        raise IsADirectoryError(f"{file} is a folder, not a file")
+    with open(file, "rb") as stream:
+        head = stream.read(8)
+    try:
+        if head.startswith(b"\x93NUMPY"):
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+            return "npy", {"": Entry("", array.shape, array.dtype, fortran=fortran)}
+        if head.startswith(b"PK") and zipfile.is_zipfile(file):
+            return "npz", _inspect_npz(file)
+        with h5py.File(file, "r") as h5:
+            return "hdf5", _inspect_hdf5(h5)
+    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        why = str(error)
+        if "signature not found" in why:
+            why = "it is neither HDF5 nor .npy nor .npz"
+        raise OSError(f"{file} cannot be read: {why}") from error
+
+
+def _inspect_npz(file: str) -> dict[str, Entry]:
+    entries = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.namelist():
+            if not member.endswith(".npy"):
+                continue
+            with archive.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = header(stream)
+            name = member.removesuffix(".npy")
+            entries[name] = Entry(name, shape, dtype)
+    return entries
+
+
+def _inspect_hdf5(h5: h5py.File) -> dict[str, Entry]:
+    entries = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            units = item.attrs.get("units")
+            entries[name] = Entry(
+                name,
+                item.shape,
+                item.dtype,
+                units if isinstance(units, str) else None,
+                item.chunks or (1,) * len(item.shape),
+            )
+
+    h5.visititems(visit)
+    return entries
+
+
+def _listed(names: list[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"
+
+
+def _slabs(box: Box, limit: int, entry: Entry) -> Iterator[Box]:
+    """A box in pieces of about `limit` cells that lie together in the file, cut at chunk boundaries."""
+    if not box.size:
+        return
+    axes = range(len(box.start))
+    # The slowest axis of the file first.
+    for axis in reversed(axes) if entry.fortran else axes:
+        length = box.stop[axis] - box.start[axis]
+        chunk = entry.step[axis] if len(entry.step) == len(box.start) else 1
+        if box.size <= limit or length == 1:
+            continue
+        rows = max(1, limit * length // box.size // chunk) * chunk
+        if rows >= length:
+            continue
+        start = box.start[axis]
+        while start < box.stop[axis]:
+            stop = min((start // rows + 1) * rows, box.stop[axis])
+            low = (*box.start[:axis], start, *box.start[axis + 1 :])
+            high = (*box.stop[:axis], stop, *box.stop[axis + 1 :])
+            yield from _slabs(Box(low, high), limit, entry)
+            start = stop
+        return
+    yield box

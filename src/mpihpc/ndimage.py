@@ -1,0 +1,147 @@
+"""Names of `scipy.ndimage` for distributed arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from mpihpc.array import DistArray, number_dtype
+from mpihpc.core.decomposition import axes_text
+from mpihpc.core.failure import agree
+from mpihpc.stencil import Stencil, Taps, padded_copy, require_cast, working_dtype
+
+__all__ = ["convolve", "correlate"]
+
+
+def correlate(
+    input: DistArray,
+    weights: ArrayLike,
+    output: DistArray | DTypeLike | None = None,
+    mode: str | Sequence[str] = "reflect",
+    cval: Any = 0.0,
+    origin: int | Sequence[int] = 0,
+    *,
+    axes: int | Sequence[int] | None = None,
+) -> DistArray:
+    """Multidimensional correlation, as `scipy.ndimage.correlate`. Collective.
+
+    Parameters
+    ----------
+    input : DistArray
+        1 to 4 axes.
+    weights : array_like
+        As many axes as `input` (or as `axes` has entries). Complex weights are conjugated, as in SciPy.
+    output : DistArray or dtype, optional
+        Where to put the result (same shape and decomposition as `input`, not `input` itself), or its dtype. Default:
+        the dtype computed in, which is that of `input` with integers promoted to float64 (SciPy: integers stay).
+    mode : str or sequence of str
+        What lies beyond the array; also one per axis. See `mpihpc.stencil.evolve`.
+    cval : scalar
+        The value beyond ``constant`` axes.
+    origin : int or sequence of int
+        Shifts the kernel; positive values to lower indices, as in SciPy.
+    axes : int or sequence of int, optional
+        The axes the weights work along. Default: all.
+
+    Returns
+    -------
+    DistArray
+        Shape and decomposition of `input`, no halo.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On all ranks, with the same text.
+    """
+    return _filter(input, weights, output, mode, cval, origin, axes, convolution=False)
+
+
+def convolve(
+    input: DistArray,
+    weights: ArrayLike,
+    output: DistArray | DTypeLike | None = None,
+    mode: str | Sequence[str] = "reflect",
+    cval: Any = 0.0,
+    origin: int | Sequence[int] = 0,
+    *,
+    axes: int | Sequence[int] | None = None,
+) -> DistArray:
+    """Multidimensional convolution, as `scipy.ndimage.convolve`. Collective.
+
+    The weights are mirrored, and not conjugated. Parameters, result and errors: see `correlate`.
+    """
+    return _filter(input, weights, output, mode, cval, origin, axes, convolution=True)
+
+
+def _filter(
+    input: DistArray,
+    weights: ArrayLike,
+    output: DistArray | DTypeLike | None,
+    mode: str | Sequence[str],
+    cval: Any,
+    origin: int | Sequence[int],
+    axes: int | Sequence[int] | None,
+    convolution: bool,
+) -> DistArray:
+    if not isinstance(input, DistArray):
+        raise TypeError(f"input must be a DistArray, not {type(input).__name__}: use mpihpc.asarray first")
+    with agree(input.topology.private):
+        kernel, origins, modes = _expand(np.asarray(weights), origin, mode, axes, input.ndim)
+        if convolution:
+            kernel = kernel[(slice(None, None, -1),) * kernel.ndim]
+            origins = [-o - (n % 2 == 0) for o, n in zip(origins, kernel.shape, strict=True)]
+        else:
+            kernel = kernel.conj()
+        taps = Taps.from_kernel(kernel, input.ndim, origins)
+        given = output if isinstance(output, DistArray) else None
+        wanted = given.dtype if given is not None else None if output is None else number_dtype(output)
+        work = working_dtype(input.dtype, taps)
+        if wanted is not None and wanted.kind in "fc":
+            work = working_dtype(np.result_type(work, wanted), taps)
+        if given is not None and (given is input or given.decomposition != input.decomposition):
+            raise ValueError(
+                "output must be another array with the decomposition of input: "
+                f"{given.decomposition} is not {input.decomposition}"
+                if given is not input
+                else "output must not be input itself: the filter still reads what it writes"
+            )
+        require_cast(work, wanted or work)
+    plan = Stencil(input.decomposition, taps, work, comm=input.comm, mode=modes, cval=cval)
+    same = input.dtype == work and input.halo == plan.halo.width
+    source = input if same else padded_copy(input, work, plan.halo.width)
+    result = given if given is not None and given.dtype == work else DistArray(
+        input.decomposition, work, comm=input.comm
+    )
+    plan.apply(source.padded, result.local)
+    if given is not None and given is not result:
+        given.local[...] = result.local.astype(given.dtype)
+        return given
+    return result if wanted in (None, work) else result.astype(wanted)
+
+
+def _expand(
+    weights: np.ndarray,
+    origin: int | Sequence[int],
+    mode: str | Sequence[str],
+    axes: int | Sequence[int] | None,
+    ndim: int,
+) -> tuple[np.ndarray, list[int], str | Sequence[str]]:
+    """Weights, origins and modes for all axes, from those for some."""
+    chosen = list(range(ndim)) if axes is None else [axes] if isinstance(axes, int | np.integer) else list(axes)
+    if any(not -ndim <= a < ndim for a in chosen) or len({a % ndim for a in chosen}) < len(chosen):
+        raise ValueError(f"axes {axes} are not distinct axes of an input with {axes_text(ndim)}")
+    if weights.ndim != len(chosen):
+        raise ValueError(f"weights have {axes_text(weights.ndim)}, the input has {len(chosen)} to filter along")
+    origins = [origin] * len(chosen) if isinstance(origin, int | np.integer) else list(origin)
+    modes = [mode] * len(chosen) if isinstance(mode, str) else list(mode)
+    if len(origins) != len(chosen) or len(modes) != len(chosen):
+        raise ValueError(f"{len(origins)} origins and {len(modes)} modes for {axes_text(len(chosen))}: give 1, or one per axis")
+    order = np.argsort([a % ndim for a in chosen])
+    place = [chosen[k] % ndim for k in order]
+    shape, all_origins, all_modes = [1] * ndim, [0] * ndim, ["nearest"] * ndim
+    for k, axis in zip(order, place, strict=True):
+        shape[axis], all_origins[axis], all_modes[axis] = weights.shape[k], origins[k], modes[k]
+    return weights.transpose(order).reshape(shape), all_origins, all_modes

@@ -1,0 +1,219 @@
+"""Stencils: many steps of ``new[i] = sum_t weight[t] * old[i + offset[t]]`` on a distributed array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from mpihpc.array import DistArray
+from mpihpc.core.decomposition import Decomposition
+from mpihpc.core.device import thread_count
+from mpihpc.core.failure import agree
+from mpihpc.core.halo import Halo, boundary_modes
+from mpihpc.core.topology import Topology
+from mpihpc.kernels import cpu
+from mpihpc.stencil.named import named_kernel
+from mpihpc.stencil.taps import Taps, working_dtype
+
+__all__ = ["Evolution", "Stencil", "Taps", "evolve", "named_kernel"]
+
+
+class Stencil:
+    """The plan of one pass of a stencil over arrays of one decomposition and dtype. Making it is collective.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        How the arrays are cut; 1 to 4 axes.
+    taps : Taps
+        What is read around each cell.
+    dtype : numpy.dtype
+        float32, float64, complex64 or complex128; complex where the weights are.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks. Default: COMM_WORLD.
+    mode, cval
+        What lies beyond the array: see `evolve`.
+    threads : int, optional
+        Threads of this rank. Default: OMP_NUM_THREADS, else the cores it may call its own.
+
+    Attributes
+    ----------
+    halo : Halo
+        The exchange. ``halo.width`` is the depth that padded arrays must have.
+    """
+
+    def __init__(
+        self,
+        decomposition: Decomposition,
+        taps: Taps,
+        dtype: DTypeLike,
+        *,
+        comm: MPI.Intracomm | None = None,
+        mode: str | Sequence[str] = "reflect",
+        cval: Any = 0.0,
+        threads: int | None = None,
+    ) -> None:
+        topology = Topology.of(comm)
+        dtype = np.dtype(dtype)
+        with agree(topology.private):
+            check_axes(decomposition.ndim)
+            boundary_modes(mode, decomposition.ndim)
+            if dtype != working_dtype(dtype, taps):
+                raise TypeError(f"stencils compute in {working_dtype(dtype, taps)}, not in {dtype}")
+            if np.ndim(cval) or (np.iscomplexobj(cval) and dtype.kind != "c"):
+                raise TypeError(f"cval {cval} is not one number of dtype {dtype}")
+            self.threads = thread_count(topology.cores, threads)
+        self.dtype = dtype
+        self.halo = Halo(decomposition, topology, taps.width, dtype, mode, cval, corners=not taps.star)
+        # The kernels count offsets from the first cell of the padded block.
+        self._offsets = taps.offsets + np.array([before for before, _ in self.halo.width], np.int64)
+        self._weights = taps.weights.astype(
+            dtype if taps.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype
+        )
+
+    def apply(self, padded: NDArray[Any], out: NDArray[Any]) -> None:
+        """Exchange the halo of `padded`, and write the stencil's result for the block to `out`. Collective.
+
+        Parameters
+        ----------
+        padded : numpy.ndarray
+            This rank's block with a halo of ``halo.width``; the halo is overwritten.
+        out : numpy.ndarray
+            Shape of the block; must not share memory with `padded`.
+        """
+        self.halo.exchange(padded)
+        cpu.correlate(padded, out, self._offsets, self._weights, self.threads)
+
+
+class Evolution:
+    """The plan of many passes, one after the other. Making it is collective.
+
+    Parameters are those of `Stencil`. Holds one padded array of its own.
+    """
+
+    def __init__(self, decomposition: Decomposition, taps: Taps, dtype: DTypeLike, **options: Any) -> None:
+        self.stencil = Stencil(decomposition, taps, dtype, **options)
+        self._other = DistArray(decomposition, dtype, comm=options.get("comm"), halo=self.stencil.halo.width)
+        self._other.padded.fill(0)  # the system gives memory at the first touch: now, not in the first step
+
+    def run(self, u: DistArray, steps: int, callback: Callable[[int], None] | None = None) -> DistArray:
+        """Advance `u`. Collective.
+
+        Before: `u` has the plan's decomposition, dtype and halo. After: the result is returned, and `u` is
+        workspace: do not use it again.
+
+        Parameters
+        ----------
+        u : DistArray
+            The array to advance.
+        steps : int
+            Number of passes.
+        callback : callable, optional
+            Called on every rank after each step with the number of steps done.
+        """
+        wanted = (self._other.decomposition, self.stencil.dtype, self.stencil.halo.width)
+        if (u.decomposition, u.dtype, u.halo) != wanted:
+            raise ValueError(f"the plan is for {wanted}, the array has {(u.decomposition, u.dtype, u.halo)}")
+        for step in range(steps):
+            self.stencil.apply(u.padded, self._other.local)
+            u, self._other = self._other, u
+            if callback:
+                callback(step + 1)
+        return u
+
+
+def evolve(
+    u: DistArray,
+    kernel: ArrayLike | str,
+    steps: int,
+    mode: str | Sequence[str] = "reflect",
+    cval: Any = 0.0,
+    *,
+    origin: int | Sequence[int] = 0,
+    dtype: DTypeLike | None = None,
+    threads: int | None = None,
+    callback: Callable[[int], None] | None = None,
+) -> DistArray:
+    """Apply a stencil many times: ``u[i] <- sum_k kernel[k] * u[i + k - kernel.shape // 2 - origin]``. Collective.
+
+    The bits of the result do not depend on the number of ranks, the grid or the threads.
+
+    Parameters
+    ----------
+    u : DistArray
+        1 to 4 axes. Not changed.
+    kernel : array_like or str
+        Weights of any shape, at most as many axes as `u` (fewer: the last axes), complex ones as they are; or a name:
+        ``heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis] sharpen identity``.
+    steps : int
+        How many times. 0 gives a copy in the dtype of the result.
+    mode : str or sequence of str
+        What lies beyond the array, one for all axes or one per axis, as in `scipy.ndimage`: ``reflect`` (or
+        ``grid-mirror``, ``neumann``), ``constant`` (``grid-constant``, ``dirichlet``), ``nearest``, ``mirror``,
+        ``wrap`` (``grid-wrap``, ``periodic``).
+    cval : scalar
+        The value beyond ``constant`` axes.
+    origin : int or sequence of int
+        Shifts the kernel, as in `scipy.ndimage.correlate`.
+    dtype : dtype, optional
+        float32, float64, complex64 or complex128, to compute in. Default: that of `u`, with integers promoted to
+        float64. float32 is summed in float32: the error per step is at most 1e-6 * sum|kernel| * max|u|.
+    threads : int, optional
+        Threads of this rank. Default: OMP_NUM_THREADS, else the cores it may call its own.
+    callback : callable, optional
+        Called on every rank after each step with the number of steps done.
+
+    Returns
+    -------
+    DistArray
+        Shape and decomposition of `u`; its halo is as deep as the kernel needs.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On all ranks, with the same text.
+    """
+    if not isinstance(u, DistArray):
+        raise TypeError(f"evolve works on a DistArray, not on {type(u).__name__}: use mpihpc.asarray first")
+    with agree(u.topology.private):
+        count = index(steps)
+        if count < 0:
+            raise ValueError(f"steps {count} is negative: use 0 or more")
+        weights = named_kernel(kernel, u.ndim) if isinstance(kernel, str) else kernel
+        taps = Taps.from_kernel(weights, u.ndim, origin)
+        work = working_dtype(u.dtype if dtype is None else np.dtype(dtype), taps)
+        if dtype is not None and work != dtype:
+            raise TypeError(f"stencils compute in {work}, not in {np.dtype(dtype)}")
+        require_cast(u.dtype, work)
+    plan = Evolution(u.decomposition, taps, work, comm=u.comm, mode=mode, cval=cval, threads=threads)
+    return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
+
+
+def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:
+    """The array in another dtype and with another halo, whose cells are not filled yet."""
+    new = DistArray(u.decomposition, dtype, comm=u.comm, halo=width)
+    new.local[...] = u.local
+    return new
+
+
+def require_cast(source: np.dtype, target: np.dtype) -> None:
+    """Refuse to drop imaginary parts.
+
+    Raises
+    ------
+    TypeError
+        `source` is complex and `target` is not.
+    """
+    if source.kind == "c" and target.kind != "c":
+        raise TypeError(f"complex input ({source}) does not fit dtype {target}: use complex64 or complex128")
+
+
+def check_axes(ndim: int) -> None:
+    """Refuse arrays that the kernels do not know."""
+    if not 1 <= ndim <= 4:
+        raise ValueError(f"stencils work on 1 to 4 axes, the input has {ndim}")
