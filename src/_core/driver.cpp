@@ -44,12 +44,15 @@ template <>
 const Rows<double> &rows<double>() { return current().load()->f64; }
 
 int64_t cache_bytes(int level) {
-    long bytes = 0;
+    static const int64_t known[2] = {
 #if defined(_SC_LEVEL2_CACHE_SIZE) && defined(_SC_LEVEL3_CACHE_SIZE)
-    bytes = sysconf(level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
+        sysconf(_SC_LEVEL2_CACHE_SIZE), sysconf(_SC_LEVEL3_CACHE_SIZE)
 #endif
+    };
     // Not known (aarch64 kernels often do not say): a common small size.
-    return bytes > 0 ? bytes : level == 2 ? int64_t(512) << 10 : int64_t(16) << 20;
+    if (level == 2) return known[0] > 0 ? known[0] : int64_t(512) << 10;
+    // On AMD the C library may add up the caches of all dies (384 MiB seen for 32): no core gets more than about this.
+    return known[1] > 0 ? std::min<int64_t>(known[1], int64_t(32) << 20) : int64_t(16) << 20;
 }
 
 template <class T>
@@ -114,6 +117,22 @@ struct Sweep {
     }
 };
 
+// Rows (or planes) are read again for the next ones; if too many are needed to stay in a cache until then, sweep in
+// narrow tiles instead. Where they do stay, tiles only disturb the prefetchers: 256^3 measured 1.2 times slower in them.
+template <class T>
+void tiles(Sweep<T> &sweep, const int64_t reach[MAX_AXES]) {
+    const int64_t *n = sweep.region.shape;
+    const int64_t row = (n[3] + reach[3]) * int64_t(sizeof(T)), rows = reach[2] + 2, planes = reach[1] + 2;
+    const int64_t far = cache_bytes(3) / 8, near = 2 * cache_bytes(2);
+    sweep.tile[2] = n[2];
+    sweep.tile[3] = n[3];
+    if (reach[2] > 0 && rows * row > far) {
+        sweep.tile[3] = std::min(n[3], std::max<int64_t>(near / (rows * int64_t(sizeof(T))), 16 * reach[3] + 4096));
+    } else if (reach[1] > 0 && planes * (n[2] + reach[2]) * row > far) {
+        sweep.tile[2] = std::min(n[2], std::max<int64_t>(near / (planes * row) - reach[2], 4 * reach[2] + 4));
+    }
+}
+
 }  // namespace
 
 template <class T>
@@ -129,14 +148,14 @@ void run(const Region<T> &region, Kind kind, const std::vector<int64_t> &offset,
                  : count == 0         ? zero_row<T>
                  : kind == Kind::real ? functions.correlate
                                       : functions.correlate_complex;
-    Sweep<T> sweep{region, row, {offset.data(), weight.data(), count}, false, {0, 0, region.shape[2], region.shape[3]}};
-
-    static const int64_t level2 = cache_bytes(2), level3 = cache_bytes(3);
-    if (kind != Kind::copy) {
-        sweep.stream = cells * int64_t(sizeof(T)) > level3;
-        (void)reach;
-        (void)level2;
-    }
+    // The sweep goes through the axes in C order: the tap with the largest offsets on the outer axes leads.
+    int64_t leading = 0;
+    for (int d = 0; d < MAX_AXES - 1; ++d) leading += reach[d] * region.src_stride[d];
+    Sweep<T> sweep{region, row, {offset.data(), weight.data(), count, leading}, false, {0, 0, 0, 0}};
+    tiles(sweep, reach);
+    // A result that will not be found in the cache again is not written through it: that saves reading it first. The
+    // copy is the plain loop that benchmarks compare with.
+    sweep.stream = kind != Kind::copy && 2 * cells * int64_t(sizeof(T)) > cache_bytes(3);
 
     threads = int(std::max<int64_t>(1, std::min<int64_t>(threads, cells)));
     if (threads == 1) {

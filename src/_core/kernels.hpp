@@ -11,6 +11,7 @@ struct Taps {
     const std::int64_t *offset;  // distance in scalars from the row's first source scalar
     const T *weight;             // one scalar a tap, or (real, imaginary) pairs in the complex kernels
     std::int64_t count;          // >= 1
+    std::int64_t leading;        // the offset that the sweep over the rows reaches last: the one not yet in a cache
 };
 
 // Fill dst[0:n] from src. `stream` asks for stores that bypass the caches. No alignment beyond the scalar's is needed.
