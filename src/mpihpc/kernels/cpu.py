@@ -10,7 +10,11 @@ from mpihpc import _core
 
 
 def correlate(
-    src: NDArray[np.inexact], dst: NDArray[np.inexact], offsets: ArrayLike, weights: ArrayLike, threads: int = 1
+    src: NDArray[np.inexact],
+    dst: NDArray[np.inexact],
+    offsets: ArrayLike,
+    weights: ArrayLike,
+    threads: int = 1,
 ) -> None:
     """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
 
@@ -44,7 +48,7 @@ def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) ->
     Parameters
     ----------
     array : array of 1 to 4 axes, any strides, items of 1, 2, 4, 8 or 16 bytes
-        The block.
+        The block. Its bytes count as they lie in memory, so -0.0 is not 0.0.
     start, shape : sequences of int
         The block's first cell in the global array, and the global array's shape.
 
@@ -61,4 +65,6 @@ def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) ->
     if array.dtype.hasobject:
         raise TypeError(f"array is {array.dtype}: objects have no bits to sum")
     # Bits, not numbers: void items pass through the buffer protocol whatever the dtype.
-    return _core.checksum(array.view(f"V{array.dtype.itemsize}"), [int(n) for n in start], [int(n) for n in shape])
+    return _core.checksum(
+        array.view(f"V{array.dtype.itemsize}"), [int(n) for n in start], [int(n) for n in shape]
+    )

@@ -5,7 +5,11 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def correlate(
-    src: NDArray[np.inexact], dst: NDArray[np.inexact], offsets: ArrayLike, weights: ArrayLike, threads: int = 1
+    src: NDArray[np.inexact],
+    dst: NDArray[np.inexact],
+    offsets: ArrayLike,
+    weights: ArrayLike,
+    threads: int = 1,
 ) -> None:
     """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
 
