@@ -45,7 +45,11 @@ def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def check(
-    src: np.ndarray, dst: np.ndarray, offsets: np.ndarray, weights: np.ndarray, threads: tuple[int, ...] = (1,)
+    src: np.ndarray,
+    dst: np.ndarray,
+    offsets: np.ndarray,
+    weights: np.ndarray,
+    threads: tuple[int, ...] = (1,),
 ) -> None:
     expected = np.empty(dst.shape, dst.dtype)
     reference.correlate(src, expected, offsets, weights)
