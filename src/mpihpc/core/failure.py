@@ -36,17 +36,19 @@ class _Report(NamedTuple):
 
 
 @contextmanager
-def agree(comm: MPI.Intracomm) -> Iterator[None]:
+def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
     """What fails on one rank inside this block fails on all. Collective.
 
     Catches `BAD_INPUT` in the block, compares the ranks, and raises the error of the lowest rank that has one on
-    every rank: same type, same one line, same `errno`. Where not all ranks failed alike, the line names the rank. The block
-    must not communicate.
+    every rank: same type, same one line, same `errno`. Where not all ranks failed alike, the line names the rank.
+    The block must not communicate.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
         The ranks that run this block.
+    root : int, optional
+        The rank that does something for all in this block, such as looking at a file: its errors name no rank.
 
     Examples
     --------
@@ -68,7 +70,8 @@ def agree(comm: MPI.Intracomm) -> Iterator[None]:
         return
     report: _Report = comm.bcast(mine, root=first)
     alike: bool = comm.allreduce(mine == report, op=MPI.LAND)
-    error = _rebuild(report if alike else report._replace(text=f"rank {first}: {report.text}"))
+    named = not alike and first != root
+    error = _rebuild(report._replace(text=f"rank {first}: {report.text}") if named else report)
     error.agreed_by = comm.size  # type: ignore[attr-defined]
     raise error from cause
 

@@ -52,7 +52,7 @@ class Reader:
         self.file = os.fspath(file)
         # Rank 0 looks first: the others open a file only if there is something to open.
         found: tuple[str, dict[str, Entry]] | None = None
-        with agree(self.topology.private):
+        with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 found = _inspect(self.file)
         self.format, self.entries = self.topology.private.bcast(found)
@@ -121,7 +121,7 @@ class Reader:
             new = DistArray(decomposition, entry.dtype if dtype is None else dtype, comm=comm, halo=halo)
         if self.format == "npz":
             whole: NDArray[Any] | None = None
-            with agree(self.topology.private):
+            with agree(self.topology.private, root=0):
                 if self.topology.rank == 0:
                     with np.load(self.file, allow_pickle=False) as archive:
                         whole = archive[entry.name]

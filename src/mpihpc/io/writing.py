@@ -83,7 +83,7 @@ class Writer:
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
         self._partial = f"{self._target}.{name}.partial"
-        with agree(self.topology.private):
+        with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 check_target(self.file)
                 self._reserve(_METADATA)
@@ -114,7 +114,7 @@ class Writer:
         private = self.topology.private
         self.attrs["decomposition"] = grid_text(array.decomposition.dims)
         offset: int | None = None
-        with agree(private):
+        with agree(private, root=0):
             if array.topology is not self.topology:
                 raise ValueError("the array lies on another communicator than the file: open it with comm=array.comm")
             if self.topology.rank == 0:
@@ -141,13 +141,13 @@ class Writer:
 
     def close(self) -> None:
         """Flush to the disk, and give the file its name. Collective."""
-        with agree(self.topology.private):
+        with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 with h5py.File(self._partial, "r+") as h5:
                     h5.attrs.update(self.attrs)
         with agree(self.topology.private):
             _sync(self._partial)  # on every rank: each node has its own unwritten pages
-        with agree(self.topology.private):
+        with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 os.replace(self._partial, self._target)
                 _sync(os.path.dirname(self._target))

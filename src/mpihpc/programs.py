@@ -1,0 +1,122 @@
+"""What every program of the package shares: arguments, errors and exit codes, words on the screen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+from mpi4py import MPI
+from tqdm import tqdm
+
+from mpihpc.core.failure import abort, agree, agreed, check_launch, exit_code, launched_first, nearest
+
+Config = TypeVar("Config")
+
+_LINE_SECONDS = 5.0
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (--help tells all)")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
+            word = unknown[0].partition("=")[0]
+            hint = nearest(word, options) if word.startswith("-") else "--help tells all"
+            raise ValueError(f"unknown argument {unknown[0]!r}: {hint}")
+        return found
+
+
+def execute(
+    name: str,
+    parse: Callable[[Sequence[str] | None], Config],
+    run: Callable[[MPI.Intracomm, Config], Any],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a program on all ranks of COMM_WORLD.
+
+    Parameters
+    ----------
+    name : str
+        As it is called, for messages.
+    parse : callable
+        Makes the configuration from the arguments; called on rank 0 alone.
+    run : callable
+        Does the work, collectively.
+    argv : sequence of str, optional
+        Arguments. Default: those of the command line.
+
+    Returns
+    -------
+    int
+        The exit code, on all ranks: 0, 2 for bad input, 1 for a failure. Anything unexpected ends the job with 1 and a
+        traceback.
+    """
+    comm = MPI.COMM_WORLD
+    try:
+        check_launch()
+    except OSError as error:
+        if launched_first():
+            print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    try:
+        outcome: tuple[Config | None, int] = (None, 0)
+        with agree(comm, root=0):
+            if comm.rank == 0:
+                try:
+                    outcome = (parse(argv), 0)
+                except SystemExit as stop:  # --help, --version
+                    outcome = (None, int(stop.code or 0))
+        config, code = comm.bcast(outcome, root=0)
+        if config is None:
+            return code
+        run(comm, config)
+        return 0
+    except Exception as error:
+        if not agreed(error):
+            if comm.size == 1:
+                raise
+            abort(type(error), error, error.__traceback__)
+        if comm.rank == 0:
+            sys.stdout.flush()
+            # The rank of an error matters to those who call the library; here all ranks speak as one program.
+            print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+        return exit_code(error)
+
+
+@contextmanager
+def progress(total: int, shown: bool, what: str = "step") -> Iterator[Callable[[int], None]]:
+    """Tell how far the work is: a bar on a terminal, a line every few seconds elsewhere.
+
+    Yields a function of the number of steps done. `shown` should be false on all ranks but one.
+    """
+    if not shown:
+        yield lambda done: None
+    elif sys.stderr.isatty():
+        with tqdm(total=total, unit=what, leave=False) as bar:
+            yield lambda done: bar.update(done - bar.n) and None
+    else:
+        begin = last = time.monotonic()
+
+        def tell(done: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _LINE_SECONDS:
+                last = now
+                left = (now - begin) * (total - done) / done
+                print(f"{what} {done} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+        yield tell
