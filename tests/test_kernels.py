@@ -45,31 +45,37 @@ def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def check(
-    src: np.ndarray,
-    dst: np.ndarray,
-    offsets: np.ndarray,
-    weights: np.ndarray,
-    threads: tuple[int, ...] = (1,),
+    src: np.ndarray, dst: np.ndarray, offsets: np.ndarray, weights: np.ndarray, threads: int = 1
 ) -> None:
     expected = np.empty(dst.shape, dst.dtype)
     reference.correlate(src, expected, offsets, weights)
-    for n in threads:
-        dst[...] = np.nan
-        cpu.correlate(src, dst, offsets, weights, n)
-        assert_same_bits(dst, expected)
+    dst[...] = np.nan
+    cpu.correlate(src, dst, offsets, weights, threads)
+    assert_same_bits(dst, expected)
 
 
 SHAPES = [(1,), (7,), (301,), (1, 1), (5, 37), (130, 3), (3, 4, 19), (1, 2, 1), (2, 3, 2, 23), (2, 1, 3, 1)]
+# Enough work for a team of threads; cut at the first axis, at an inner one, at the last.
+LARGE = [(9001,), (1, 9003), (2, 4501), (97, 93), (9001, 1), (2, 1, 4501), (1, 67, 131), (2, 3, 31, 51)]
 
 
 @pytest.mark.parametrize(("dtype", "weight_dtype"), PAIRS)
 def test_cpu_equals_reference(isa: str, dtype: str, weight_dtype: str) -> None:
     rng = np.random.default_rng(1)
-    for shape in SHAPES:
-        for taps in (0, 1, 2, 5, 60):
-            offsets = rng.integers(0, 4, (taps, len(shape)))
-            src = numbers(rng, tuple(n + 3 + d for d, n in enumerate(shape)), dtype)
-            check(src, np.empty(shape, dtype), offsets, numbers(rng, taps, weight_dtype), (1, 2, 3))
+    for shape, taps in itertools.product(SHAPES, (0, 1, 2, 5, 60)):
+        offsets = rng.integers(0, 4, (taps, len(shape)))
+        src = numbers(rng, tuple(n + 3 + d for d, n in enumerate(shape)), dtype)
+        check(src, np.empty(shape, dtype), offsets, numbers(rng, taps, weight_dtype))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 50])
+@pytest.mark.parametrize(("dtype", "weight_dtype"), PAIRS)
+def test_threads(dtype: str, weight_dtype: str, threads: int) -> None:
+    rng = np.random.default_rng(11)
+    for shape in LARGE if threads < 50 else LARGE[:4]:
+        offsets = rng.integers(0, 4, (4, len(shape)))
+        src = numbers(rng, tuple(n + 3 for n in shape), dtype)
+        check(src, np.empty(shape, dtype), offsets, numbers(rng, 4, weight_dtype), threads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -90,7 +96,7 @@ def test_strided_outer_axes(isa: str, dtype: str) -> None:
     offsets = np.array(list(itertools.product(range(2), range(3), range(1), range(3))))
     weights = numbers(rng, len(offsets), dtype)
     src, dst = big[::2, ::-1, ::3, 1:], out[1:8:2, ::-1, 1::2, 3:40]
-    check(src, dst[:, :6], offsets, weights, (1, 2))
+    check(src, dst[:, :6], offsets, weights, 2)
     check(
         src.transpose(2, 0, 1, 3)[:4],
         dst.transpose(2, 0, 1, 3)[:3, :2, :7],
@@ -200,12 +206,12 @@ def test_source_may_be_read_only() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_copy(isa: str, dtype: str) -> None:
-    src = numbers(np.random.default_rng(9), (5, 6, 41), dtype)[1:, ::2, 3:]
+    src = numbers(np.random.default_rng(9), (5, 6, 6001), dtype)[1:, ::2, 3:]
     for threads in (1, 2, 3):
-        dst = np.full((4, 4, 40), 7, dtype)
-        _core.copy(src, dst[:, :3, :38], threads)
-        assert_same_bits(dst[:, :3, :38], src)
-        assert (dst[:, 3] == 7).all() and (dst[..., 38:] == 7).all()
+        dst = np.full((4, 4, 6000), 7, dtype)
+        _core.copy(src, dst[:, :3, :5998], threads)
+        assert_same_bits(dst[:, :3, :5998], src)
+        assert (dst[:, 3] == 7).all() and (dst[..., 5998:] == 7).all()
 
 
 def _bad(call: Callable[..., Any], error: type[Exception], text: str, *args: Any) -> None:

@@ -157,7 +157,8 @@ void run(const Region<T> &region, Kind kind, const std::vector<int64_t> &offset,
     // copy is the plain loop that benchmarks compare with.
     sweep.stream = kind != Kind::copy && 2 * cells * int64_t(sizeof(T)) > cache_bytes(3);
 
-    threads = int(std::max<int64_t>(1, std::min<int64_t>(threads, cells)));
+    // A team of threads costs microseconds to start (milliseconds where processes share the cores): too much for less.
+    if (cells * std::max<int64_t>(1, count) < 32768) threads = 1;
     if (threads == 1) {
         sweep(Box{{0, 0, 0, 0}, {region.shape[0], region.shape[1], region.shape[2], region.shape[3]}});
         return;
