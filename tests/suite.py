@@ -1,0 +1,170 @@
+"""The whole test suite: under ``mpirun`` at several sizes, then the programs' tests in one plain process.
+
+    python tests/suite.py                      everything (what ``make test`` runs)
+    python tests/suite.py --ranks 1,3          these sizes alone
+    python tests/suite.py --only programs      the programs alone
+    python tests/suite.py -k halo              the tests whose name matches
+
+A job that ends early or skips what it should run must not look like success: each job reports how many tests
+really ran, and that is held against a floor. The last line is the sum over all jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = (1, 2, 3, 4, 8)
+# How many tests must at least pass in each job.
+FLOORS: dict[int | str, int] = {1: 1, 2: 1, 3: 1, 4: 1, 8: 1, "programs": 1}
+TIME_LIMIT = 600  # seconds for one job
+
+# The folder where a job leaves its counts and the output of its silent ranks; tests/conftest.py writes there.
+REPORT = "MPIHPC_TEST_REPORT"
+
+
+def mpirun() -> str:
+    """The launcher that belongs to this interpreter: the one beside it, else the system's."""
+    beside = Path(sys.executable).with_name("mpirun")
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if not found:
+        raise SystemExit(f"no mpirun beside {sys.executable} and none on PATH")
+    return found
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, and what jobs larger than the machine need on a single node.
+
+    Open MPI 4 reads the OMPI_ names, Open MPI 5 the PRTE_ ones too; other MPIs ignore both.
+    """
+    return os.environ | {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        # More ranks than cores: start them, let them share the cores, and let a waiting rank yield.
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMPI_MCA_hwloc_base_binding_policy": "none",
+        "PRTE_MCA_hwloc_default_binding_policy": "none",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        # Open MPI 5's OFI transport takes a second to find out that one node does not need it.
+        "OMPI_MCA_btl": "^ofi",
+        # Ranks that share cores must not start a team of BLAS threads each.
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+@dataclass
+class Outcome:
+    job: int | str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def run_job(job: int | str, selection: str | None) -> Outcome:
+    """Run one job: a number of ranks, or "programs"."""
+    if job == "programs":
+        command = [sys.executable, "-m", "pytest", "tests/programs"]
+    else:
+        pytest = [sys.executable, "-m", "mpi4py", "-m", "pytest", "--with-mpi", "tests"]
+        command = [mpirun(), "-n", str(job), *pytest]
+    if selection:
+        command += ["-k", selection]
+    print(f"\n==== {shlex.join(command)}", flush=True)
+    # mpirun gives its ranks a terminal of their own, so pytest cannot see where its colours would go.
+    command.append(f"--color={'yes' if sys.stdout.isatty() else 'no'}")
+
+    outcome = Outcome(job)
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mpihpc-suite-") as folder:
+        code = run_limited(command, environment() | {REPORT: folder})
+        outcome.seconds = time.monotonic() - begin
+        counts = Path(folder, "counts.json")
+        if counts.exists():
+            for name, count in json.loads(counts.read_text()).items():
+                setattr(outcome, name, count)
+        else:
+            # The report of rank 0 is not whole: what the other ranks wrote may tell why.
+            for log in sorted(Path(folder).glob("rank-*.log")):
+                print(f"---- the end of {log.stem}", *log.read_text().splitlines()[-40:], sep="\n")
+
+    floor = 0 if selection else FLOORS.get(job, 1)
+    nothing_selected = selection and code == 5
+    if code is None:
+        outcome.problem = f"ended after the limit of {TIME_LIMIT} s"
+    elif code and not nothing_selected:
+        outcome.problem = f"exit code {code}"
+    elif outcome.passed < floor:
+        outcome.problem = f"ran fewer than {floor} tests"
+    if outcome.problem:
+        outcome.failed = max(outcome.failed, 1)
+    return outcome
+
+
+def run_limited(command: list[str], env: dict[str, str]) -> int | None:
+    """The exit code of a command, or None when it had to be ended after the time limit."""
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return process.wait(TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        end(process)
+        # A test that was ended cannot clean up; what it started is still in its group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process that still runs: politely, so that mpirun ends its ranks, then for good."""
+    for stop in (process.terminate, process.kill):
+        if process.poll() is None:
+            stop()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+
+
+def main() -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--ranks", metavar="N,N", help="sizes to run, without the programs")
+    parser.add_argument("--only", choices=["ranks", "programs"], help="one part of the suite")
+    parser.add_argument("-k", metavar="EXPRESSION", help="select tests by name; the floors do not count")
+    options = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # and end the job on the way out
+
+    sizes = [int(n) for n in options.ranks.split(",")] if options.ranks else list(SIZES)
+    jobs: list[int | str] = []
+    if options.only != "programs":
+        jobs += sizes
+    if options.only == "programs" or not (options.only or options.ranks):
+        jobs.append("programs")
+
+    outcomes = [run_job(job, options.k) for job in jobs]
+
+    print(f"\n{'ranks':>8} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
+    for o in outcomes:
+        print(f"{o.job:>8} {o.passed:7} {o.failed:7} {o.skipped:8} {o.seconds:8.1f}  {o.problem}")
+    passed, failed, skipped = (sum(getattr(o, n) for o in outcomes) for n in ("passed", "failed", "skipped"))
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
