@@ -145,9 +145,8 @@ def main() -> int:
     parser.add_argument("--only", choices=["ranks", "programs"], help="one part of the suite")
     parser.add_argument("-k", metavar="EXPRESSION", help="select tests by name; the floors do not count")
     options = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # and end the job on the way out
+    # Leave through the door when asked to go, so that the running job is ended too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
     sizes = [int(n) for n in options.ranks.split(",")] if options.ranks else list(SIZES)
     jobs: list[int | str] = []

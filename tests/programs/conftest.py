@@ -31,7 +31,7 @@ def without_noise(text: str) -> list[str]:
     """The lines that are not mpirun's: its notices stand between dashes or begin with ``[host:pid]``."""
     own: list[str] = []
     notice = False
-    for line in text.splitlines():
+    for line in text.replace("\0", "").splitlines():  # Open MPI 5 ends its notices with one
         if re.fullmatch(r"-{60,}", line.strip()):
             notice = not notice
         elif not notice and line.strip() and not re.match(r"\[[^\]\s]+:\d+\] ", line):
@@ -39,8 +39,8 @@ def without_noise(text: str) -> list[str]:
     return own
 
 
-# What a root without these may do with files is what their modes say. Unlike another user it still reaches the
-# interpreter and the package, wherever they are installed.
+# What a root without these may do with files is what their modes say. Unlike another user it still reaches
+# the interpreter and the package, wherever they are installed.
 AS_ORDINARY_USER = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all"]
 
 
@@ -48,9 +48,9 @@ AS_ORDINARY_USER = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search
 def launch(tmp_path):
     """``launch(n, *args)`` runs ``mpirun -n n python args`` in ``tmp_path`` and returns what it left.
 
-    ``n`` is the number of ranks; 0 runs without mpirun. ``env`` adds to the environment; a value of None removes
-    a name. ``unprivileged`` respects file modes even when the tests run as root. A program that is not through
-    after ``timeout`` seconds is ended, and the test fails.
+    ``n`` is the number of ranks; 0 runs without mpirun. ``env`` adds to the environment; a value of None
+    removes a name. ``unprivileged`` respects file modes even when the tests run as root. A program that is
+    not through after ``timeout`` seconds is ended, and the test fails.
     """
 
     def run(n, *args, env=None, timeout=60, unprivileged=False, cwd=None) -> Finished:

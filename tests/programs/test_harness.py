@@ -16,7 +16,7 @@ def run_tests(launch, tmp_path):
         shutil.copy(TESTS / "conftest.py", tmp_path)
         shutil.copy(TESTS.parent / "pyproject.toml", tmp_path)
         (tmp_path / "test_sample.py").write_text(source)
-        arguments = ["-m", "mpi4py", "-m", "pytest", "--with-mpi", *options, "test_sample.py"]
+        arguments = ["-m", "mpi4py", "-m", "pytest", "--with-mpi", "--color=no", *options, "test_sample.py"]
         return launch(n, *arguments, env={"PYTHONPATH": str(TESTS), "MPIHPC_TEST_REPORT": None})
 
     return run
