@@ -60,6 +60,9 @@ template <class T>
 struct Real {
     using scalar = T;
     static constexpr int STEP = 1;
+    // Every unaligned load of 64 bytes takes two cache lines. A few taps wait for memory, not for arithmetic, and run
+    // better with 32 (5 points: 57 against 51 GB/s).
+    static constexpr bool HALVE_FOR_FEW_TAPS = true;
 
     template <class V>
     struct Weight {
@@ -94,6 +97,7 @@ template <class T>
 struct Complex {
     using scalar = T;
     static constexpr int STEP = 2;
+    static constexpr bool HALVE_FOR_FEW_TAPS = false;
 
     // (wr*xr - wi*xi, wr*xi + wi*xr): a - b is a + (-b) to the bit, so the imaginary weight carries the sign.
     template <class V>
@@ -175,6 +179,7 @@ template <class T>
 struct Copy {
     using scalar = T;
     static constexpr int STEP = 1;
+    static constexpr bool HALVE_FOR_FEW_TAPS = false;
 };
 
 template <class T>
@@ -224,6 +229,9 @@ void row(typename Op::scalar *dst, const typename Op::scalar *src, const Taps<ty
          bool stream) {
     using T = typename Op::scalar;
     constexpr int64_t LANES = BYTES / sizeof(T);
+    if constexpr (BYTES == 64 && Op::HALVE_FOR_FEW_TAPS) {
+        if (taps.count <= 8) return row<Op, 32>(dst, src, taps, n, stream);
+    }
     if (n < LANES) {
         if constexpr (BYTES > 16) row<Op, BYTES / 2>(dst, src, taps, n, false);
         else scalars(dst, src, taps, n, Op());
