@@ -39,14 +39,10 @@ def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
     a, b = (np.ascontiguousarray(x).view(real) for x in (a, b))
     np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
     bits = f"u{a.dtype.itemsize}"
-    np.testing.assert_array_equal(
-        np.where(np.isnan(a), 0, a).view(bits), np.where(np.isnan(b), 0, b).view(bits)
-    )
+    np.testing.assert_array_equal(np.where(np.isnan(a), 0, a).view(bits), np.where(np.isnan(b), 0, b).view(bits))
 
 
-def check(
-    src: np.ndarray, dst: np.ndarray, offsets: np.ndarray, weights: np.ndarray, threads: int = 1
-) -> None:
+def check(src: np.ndarray, dst: np.ndarray, offsets: np.ndarray, weights: np.ndarray, threads: int = 1) -> None:
     expected = np.empty(dst.shape, dst.dtype)
     reference.correlate(src, expected, offsets, weights)
     dst[...] = np.nan
@@ -236,9 +232,7 @@ def test_bad_arguments_of_correlate() -> None:
     _bad(call, ValueError, "weights has 2 axes, it must have 1", src, dst, offsets, np.ones((1, 2)))
     _bad(call, TypeError, "weights is float32, src is float64", src, dst, offsets, w.astype("f4"))
     _bad(call, TypeError, "weights is complex128, src is float64", src, dst, offsets, w + 0j)
-    _bad(
-        call, TypeError, "weights is float32, src is complex128", src + 0j, dst + 0j, offsets, w.astype("f4")
-    )
+    _bad(call, TypeError, "weights is float32, src is complex128", src + 0j, dst + 0j, offsets, w.astype("f4"))
     _bad(call, TypeError, "src is float64, dst is float32", src, dst.astype("f4"), offsets, w)
     _bad(call, TypeError, "src is int64", src.astype(int), dst.astype(int), offsets, w)
     _bad(call, TypeError, "src is format '>d'", src.astype(">f8"), dst, offsets, w)

@@ -133,9 +133,7 @@ class DistArray:
         self._move(Transfer(self.decomposition, Whole(self.shape, size, root)), whole)
         return whole if gets_it else None
 
-    def redistribute(
-        self, dims: Sequence[int] | None = None, *, halo: int | Sequence[int] | Width = 0
-    ) -> DistArray:
+    def redistribute(self, dims: Sequence[int] | None = None, *, halo: int | Sequence[int] | Width = 0) -> DistArray:
         """The same array cut another way, a new one. Collective.
 
         Parameters

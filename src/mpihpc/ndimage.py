@@ -112,8 +112,8 @@ def _filter(
     plan = Stencil(input.decomposition, taps, work, comm=input.comm, mode=modes, cval=cval)
     same = input.dtype == work and input.halo == plan.halo.width
     source = input if same else padded_copy(input, work, plan.halo.width)
-    result = given if given is not None and given.dtype == work else DistArray(
-        input.decomposition, work, comm=input.comm
+    result = (
+        given if given is not None and given.dtype == work else DistArray(input.decomposition, work, comm=input.comm)
     )
     plan.apply(source.padded, result.local)
     if given is not None and given is not result:
@@ -138,7 +138,9 @@ def _expand(
     origins = [origin] * len(chosen) if isinstance(origin, int | np.integer) else list(origin)
     modes = [mode] * len(chosen) if isinstance(mode, str) else list(mode)
     if len(origins) != len(chosen) or len(modes) != len(chosen):
-        raise ValueError(f"{len(origins)} origins and {len(modes)} modes for {axes_text(len(chosen))}: give 1, or one per axis")
+        raise ValueError(
+            f"{len(origins)} origins and {len(modes)} modes for {axes_text(len(chosen))}: give 1, or one per axis"
+        )
     order = np.argsort([a % ndim for a in chosen])
     place = [chosen[k] % ndim for k in order]
     shape, all_origins, all_modes = [1] * ndim, [0] * ndim, ["nearest"] * ndim

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from numbers import Integral
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -87,9 +87,7 @@ class Box(NamedTuple):
     def slices(self, origin: Sequence[int] | None = None) -> tuple[slice, ...]:
         """Index of these cells in a local array whose first cell has the global index `origin` (default: zeros)."""
         origin = origin or (0,) * len(self.start)
-        return tuple(
-            slice(a - o, max(a, b) - o) for a, b, o in zip(self.start, self.stop, origin, strict=True)
-        )
+        return tuple(slice(a - o, max(a, b) - o) for a, b, o in zip(self.start, self.stop, origin, strict=True))
 
 
 class Part(NamedTuple):
@@ -194,6 +192,7 @@ class Decomposition:
             if chosen.size != size:
                 raise ValueError(f"grid {grid_text(dims)} needs {ranks_text(chosen.size)}, the job has {size}")
             return chosen
+        cls(shape, (1,) * len(shape))  # a shape that can be cut at all
         width = halo_width(halo, len(shape))
         wraps = (periodic,) * len(shape) if isinstance(periodic, bool) else tuple(periodic)
 
@@ -372,7 +371,7 @@ def halo_width(halo: int | Sequence[int] | Width, ndim: int) -> Width:
     >>> halo_width([1, (0, 3)], 2)
     ((1, 1), (0, 3))
     """
-    per_axis = [halo] * ndim if isinstance(halo, Integral) else list(halo)
+    per_axis: list[Any] = [halo] * ndim if isinstance(halo, Integral) else list(halo)  # type: ignore[arg-type]
     if len(per_axis) != ndim:
         raise ValueError(f"halo {halo} has {axes_text(len(per_axis))}, the array has {ndim}")
     width = tuple((int(w), int(w)) if isinstance(w, Integral) else (int(w[0]), int(w[1])) for w in per_axis)

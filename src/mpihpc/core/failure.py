@@ -71,9 +71,9 @@ def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
     report: _Report = comm.bcast(mine, root=first)
     alike: bool = comm.allreduce(mine == report, op=MPI.LAND)
     named = not alike and first != root
-    error = _rebuild(report._replace(text=f"rank {first}: {report.text}") if named else report)
-    error.agreed_by = comm.size  # type: ignore[attr-defined]
-    raise error from cause
+    shared = _rebuild(report._replace(text=f"rank {first}: {report.text}") if named else report)
+    shared.agreed_by = comm.size  # type: ignore[attr-defined]
+    raise shared from cause
 
 
 def agreed(error: BaseException | None) -> bool:
@@ -162,7 +162,8 @@ def _describe(error: BaseException) -> _Report:
         text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, MemoryError):
         text = f"out of memory: {text}" if text else "out of memory"
-    kind = next(k for k in type(error).__mro__ if k is VerificationError or getattr(builtins, k.__name__, None) is k)
+    known = {**vars(builtins), "VerificationError": VerificationError}
+    kind = next(k for k in type(error).__mro__ if known.get(k.__name__) is k)
     if issubclass(kind, UnicodeError):  # cannot be made from a text
         kind = ValueError
     return _Report(kind.__name__, " ".join(text.split()), getattr(error, "errno", None))

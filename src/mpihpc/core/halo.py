@@ -142,6 +142,4 @@ class Halo:
 
 def symmetric_width(width: Width, modes: Sequence[str]) -> Width:
     """The depth to ask for on each axis: the larger one on both sides where the boundary mirrors."""
-    return tuple(
-        (max(w), max(w)) if m in ("reflect", "mirror") else w for w, m in zip(width, modes, strict=True)
-    )
+    return tuple((max(w), max(w)) if m in ("reflect", "mirror") else w for w, m in zip(width, modes, strict=True))

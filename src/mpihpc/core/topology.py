@@ -43,11 +43,12 @@ class Topology:
         comm = MPI.COMM_WORLD if comm is None else comm
         if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
             raise TypeError(f"comm must be an mpi4py intracommunicator, not {comm!r}")
-        known: Topology | None = comm.Get_attr(_attribute())
-        if known is None:
-            known = cls(comm)
-            comm.Set_attr(_attribute(), known)
-        return known
+        known = comm.Get_attr(_attribute())
+        if isinstance(known, Topology):
+            return known
+        new = cls(comm)
+        comm.Set_attr(_attribute(), new)
+        return new
 
     def next_tag(self) -> int:
         """A tag for a new plan: plans are made in the same order on all ranks, so all find the same."""

@@ -23,9 +23,7 @@ __all__ = ["Reader", "Writer", "check_target", "open", "read", "split_name", "wr
 _SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".npy", ".npz")
 
 
-def open(
-    file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None
-) -> Reader | Writer:
+def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None) -> Reader | Writer:
     """Open a file on all ranks. Collective. Use it in a ``with`` statement.
 
     Parameters

@@ -175,9 +175,7 @@ def _inspect_npz(file: str) -> dict[str, Entry]:
             with archive.open(member) as stream:
                 version = np.lib.format.read_magic(stream)
                 header = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 )
                 shape, _, dtype = header(stream)
             name = member.removesuffix(".npy")

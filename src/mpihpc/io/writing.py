@@ -188,7 +188,9 @@ class Writer:
         except OSError as error:
             os.unlink(self._partial)
             raise OSError(
-                error.errno, f"no room for {nbytes} bytes ({error.strerror}): free some or write elsewhere", self.file
+                error.errno,
+                f"no room for {nbytes} bytes ({error.strerror}): free some or write elsewhere",
+                self.file,
             ) from error
         finally:
             os.close(handle)

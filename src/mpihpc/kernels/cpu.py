@@ -65,6 +65,4 @@ def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) ->
     if array.dtype.hasobject:
         raise TypeError(f"array is {array.dtype}: objects have no bits to sum")
     # Bits, not numbers: void items pass through the buffer protocol whatever the dtype.
-    return _core.checksum(
-        array.view(f"V{array.dtype.itemsize}"), [int(n) for n in start], [int(n) for n in shape]
-    )
+    return _core.checksum(array.view(f"V{array.dtype.itemsize}"), [int(n) for n in start], [int(n) for n in shape])

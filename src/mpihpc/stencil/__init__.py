@@ -72,9 +72,7 @@ class Stencil:
         self.halo = Halo(decomposition, topology, taps.width, dtype, mode, cval, corners=not taps.star)
         # The kernels count offsets from the first cell of the padded block.
         self._offsets = taps.offsets + np.array([before for before, _ in self.halo.width], np.int64)
-        self._weights = taps.weights.astype(
-            dtype if taps.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype
-        )
+        self._weights = taps.weights.astype(dtype if taps.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype)
 
     def apply(self, padded: NDArray[Any], out: NDArray[Any]) -> None:
         """Exchange the halo of `padded`, and write the stencil's result for the block to `out`. Collective.
@@ -87,7 +85,8 @@ class Stencil:
             Shape of the block; must not share memory with `padded`.
         """
         self.halo.exchange(padded)
-        cpu.correlate(padded, out, self._offsets, self._weights, self.threads)
+        if out.size:
+            cpu.correlate(padded, out, self._offsets, self._weights, self.threads)
 
 
 class Evolution:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 import mpihpc
 from mpihpc import io
-from mpihpc.array import DistArray, fromfunction
-from mpihpc.core.decomposition import Decomposition, axes_text, grid_text, ranks_text
+from mpihpc.array import DistArray
+from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.device import blas_threads, select_device
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.halo import MODES, boundary_modes
@@ -26,7 +26,7 @@ from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import sent
 from mpihpc.programs import Parser, execute, progress
 from mpihpc.stencil import Evolution, Taps, check_axes, require_cast, working_dtype
-from mpihpc.stencil.named import NAMED, named_kernel
+from mpihpc.stencil.named import named_kernel
 from mpihpc.stencil.picture import check_picture, picture
 from mpihpc.stencil.verify import verify
 
@@ -90,7 +90,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("--shape", type=_whole, nargs="+", metavar="N", help="no input: a hot block in the middle of zeros")
+    add("--shape", type=int, nargs="+", metavar="N", help="no input: a hot block in the middle of zeros")
     add("--input", metavar="FILE[:DATASET]", help=".h5, .npy or .npz")
     add(
         "--kernel",
@@ -98,21 +98,37 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         help="heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis] sharpen identity, or FILE.npy, or "
         "a list such as '[[0,1,0],[1,-4,1],[0,1,0]]' (default: heat)",
     )
-    add("--steps", type=_whole, metavar="N", help="default: 100 for heat, 1 for other kernels")
+    add("--steps", type=int, metavar="N", help="default: 100 for heat, 1 for other kernels")
     add("--mode", default=Config.mode, help=f"beyond the array; one per axis with commas: {' '.join(MODES)}")
-    add("--cval", type=_number, default=Config.cval, metavar="X", help="the value beyond constant axes (default: 0)")
+    add(
+        "--cval",
+        type=_number,
+        default=Config.cval,
+        metavar="X",
+        help="the value beyond constant axes (default: 0)",
+    )
     add("--dtype", metavar="|".join(DTYPES), help="default: the input's, integers as float64")
     add("--grid", type=_grid, metavar="4x2", help="ranks along each axis (default: fewest halo bytes)")
-    add("--threads", type=_whole, metavar="N", help="per rank (default: OMP_NUM_THREADS, or its share of the cores)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="per rank (default: OMP_NUM_THREADS, or its share of the cores)",
+    )
     add("--device", default=Config.device, metavar="auto|cpu|gpu", help="default: auto")
     add("--output", metavar="FILE.h5[:DATASET]", help="the result (default dataset: data)")
-    add("--plot", metavar="FILE.png", help="a picture of the result, of its middle slice if it has 3 axes or more")
+    add(
+        "--plot",
+        metavar="FILE.png",
+        help="a picture of the result, of its middle slice if it has 3 axes or more",
+    )
     add("--verify", action="store_true", help="compute it again with SciPy on rank 0; exit 1 on a difference")
     add("--json", action="store_true", help="one line of JSON at the end")
     add("--quiet", action="store_true", help="errors only (and the JSON line)")
     add("--version", action="version", version=f"mpihpc {mpihpc.__version__}")
-    options = vars(parser.parse_args(argv))
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    options: dict[str, Any] = vars(parser.parse_args(argv))
+    options["shape"] = options["shape"] and tuple(options["shape"])
+    return Config(**options)
 
 
 def run(comm: MPI.Intracomm, config: Config) -> Result:
@@ -156,7 +172,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     if config.input:
         file, dataset = io.split_name(config.input)
         reader = io.Reader(file, comm=comm)
-    kernel = _kernel(comm, config.kernel, shape if reader is None else None, reader, dataset)
+    kernel = _kernel(comm, config.kernel, shape, reader, dataset)
     with agree(comm):
         if reader is not None:
             entry = reader.entry(dataset)
@@ -165,11 +181,10 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         taps = Taps.from_kernel(kernel, len(shape))
         dtype = _dtype(config, dtype, taps)
         modes = boundary_modes(config.mode.split(",") if "," in config.mode else config.mode, len(shape))
-        cval = config.cval if dtype.kind == "c" else _real(config.cval)
         cut = Decomposition.balanced(
             shape, topology.size, halo=taps.width, periodic=[m == "wrap" for m in modes], dims=config.grid
         )
-    plan = Evolution(cut, taps, dtype, comm=comm, mode=modes, cval=cval, threads=config.threads)
+    plan = Evolution(cut, taps, dtype, comm=comm, mode=modes, cval=config.cval, threads=config.threads)
     threads, width = plan.stencil.threads, plan.stencil.halo.width
     shown = topology.rank == 0 and not config.quiet
     if shown:
@@ -203,7 +218,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         last = u.gather()
         with agree(comm, root=0):
             if first is not None and last is not None:
-                error = verify(first, last, kernel, steps, modes, cval)
+                error = verify(first, last, kernel, steps, modes, config.cval)
         error = comm.bcast(error, root=0)
     begin = time.perf_counter()
     if config.output:
@@ -245,12 +260,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _kernel(
-    comm: MPI.Intracomm, text: str, shape: Sequence[int] | None, reader: io.Reader | None, dataset: str | None
+    comm: MPI.Intracomm, text: str, shape: Sequence[int], reader: io.Reader | None, dataset: str | None
 ) -> NDArray[Any]:
     """The weights for a ``--kernel`` argument. Rank 0 reads the file, if it is one."""
     weights = None
     with agree(comm, root=0):
-        ndim = len(shape) if shape is not None or reader is None else len(reader.entry(dataset).shape)
+        ndim = len(reader.entry(dataset).shape if reader else shape)
         check_axes(ndim)
         if comm.rank == 0:
             if text.lstrip().startswith("["):
@@ -309,22 +324,8 @@ def _summary(config: Config, result: Result) -> str:
     return "\n".join(lines)
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError from None
-
-
 def _number(text: str) -> complex:
-    value = complex(text.replace("i", "j")) if text.strip()[-1:] in ("i", "j") else float(text)
-    return value
-
-
-def _real(value: complex) -> float:
-    if isinstance(value, complex) and value.imag:
-        raise TypeError(f"cval {value} is complex, the array is real: use --dtype complex128")
-    return value.real
+    return complex(text) if text.endswith("j") else float(text)
 
 
 def _grid(text: str) -> tuple[int, ...]:

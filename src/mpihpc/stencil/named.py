@@ -28,8 +28,7 @@ def laplace(ndim: int, order: int = 2) -> NDArray[Any]:
         raise ValueError(f"laplace order {order} is not an even number of 2 or more")
     m = order // 2
     side = [
-        2 * (-1) ** (k + 1) * factorial(m) ** 2 / (k**2 * factorial(m - k) * factorial(m + k))
-        for k in range(1, m + 1)
+        2 * (-1) ** (k + 1) * factorial(m) ** 2 / (k**2 * factorial(m - k) * factorial(m + k)) for k in range(1, m + 1)
     ]
     line = np.array([*side[::-1], -2 * sum(side), *side])
     kernel = np.zeros((order + 1,) * ndim)

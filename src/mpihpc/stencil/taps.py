@@ -63,9 +63,7 @@ class Taps:
             raise ValueError(f"{len(origins)} origins for {axes_text(ndim)}: give 1, or one per axis")
         for o, n in zip(origins, dense.shape, strict=True):
             if not -(n // 2) <= o <= (n - 1) // 2:
-                raise ValueError(
-                    f"origin {o} is outside a kernel of length {n}: use {-(n // 2)} to {(n - 1) // 2}"
-                )
+                raise ValueError(f"origin {o} is outside a kernel of length {n}: use {-(n // 2)} to {(n - 1) // 2}")
         centre = np.array([n // 2 + o for o, n in zip(origins, dense.shape, strict=True)], np.int64)
         kind = np.complex128 if dense.dtype.kind == "c" else np.float64
         return cls(np.argwhere(dense) - centre, dense[dense != 0].astype(kind))

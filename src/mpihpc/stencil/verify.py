@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from mpihpc.core.decomposition import axes_text
 from mpihpc.core.failure import VerificationError
 
-_PAD = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
+_PAD = {
+    "reflect": "symmetric",
+    "mirror": "reflect",
+    "nearest": "edge",
+    "wrap": "wrap",
+    "constant": "constant",
+}
 
 
 def verify(

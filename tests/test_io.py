@@ -1,0 +1,218 @@
+"""Files: what was written is what is read, by us and by plain h5py, however many ranks wrote it."""
+
+import itertools
+import math
+import os
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mpihpc
+from mpihpc.io import reading, writing
+
+
+def grids(size, ndim):
+    return [g for g in itertools.product(range(1, size + 1), repeat=ndim) if math.prod(g) == size]
+
+
+def on_root(comm, action):
+    """Rank 0 alone does it, the others wait."""
+    if comm.rank == 0:
+        action()
+    comm.Barrier()
+
+
+def stored(comm, file, dataset="data"):
+    """What plain h5py finds, on rank 0, for all."""
+    found = None
+    if comm.rank == 0:
+        with h5py.File(file) as h5:
+            found = h5[dataset][()]
+    return comm.bcast(found)
+
+
+@st.composite
+def arrays(draw, size):
+    ndim = draw(st.integers(1, 5))
+    shape = tuple(draw(st.integers(0, 6 if ndim < 4 else 3)) for _ in range(ndim))
+    dims = st.sampled_from(grids(size, ndim))
+    halo = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(ndim))
+    return shape, draw(st.sampled_from("?bHifdFD")), draw(dims), draw(dims), halo
+
+
+def test_round_trip(comm, verdict, shared_tmp_path):
+    file = shared_tmp_path / "out.h5"
+
+    @settings(max_examples=40)
+    @given(arrays(comm.size))
+    def check(case):
+        shape, kind, dims, other, halo = case
+        with verdict(comm):
+            whole = (np.arange(math.prod(shape)).reshape(shape) * 37 % 101).astype(kind)
+            u = mpihpc.asarray(whole, comm=comm, dims=dims, halo=halo)
+            mpihpc.io.write(file, u)
+            found = stored(comm, file)
+            assert found.dtype == whole.dtype and np.array_equal(found, whole)
+            back = mpihpc.io.read(file, comm=comm, dims=other, halo=1)
+            assert back.dtype == whole.dtype and back.decomposition.dims == other
+            assert np.array_equal(back.gather(None), whole)
+            assert os.listdir(shared_tmp_path) == ["out.h5"]
+
+    check()
+
+
+def test_all_formats_and_dtypes_read_alike(comm, shared_tmp_path):
+    whole = (np.arange(7 * 5 * 3).reshape(7, 5, 3) * 3 % 97).astype("i2")
+
+    def make():
+        np.save(shared_tmp_path / "c.npy", whole)
+        np.save(shared_tmp_path / "f.npy", np.asfortranarray(whole))
+        np.save(shared_tmp_path / "big.npy", whole.astype(">f8"))
+        np.savez(shared_tmp_path / "a.npz", z=whole, y=whole[0])
+        np.savez_compressed(shared_tmp_path / "b.npz", z=whole)
+        with h5py.File(shared_tmp_path / "h.h5", "w") as h5:
+            h5["group/z"] = whole
+            h5["group/z"].attrs["units"] = "m"
+            h5.create_dataset("chunked", data=whole, chunks=(2, 3, 2), compression="gzip")
+            h5.create_dataset("big", data=whole.astype(">f4"))
+
+    on_root(comm, make)
+    for name, dataset in [
+        ("c.npy", None), ("f.npy", None), ("big.npy", None), ("a.npz", "z"), ("b.npz", None),
+        ("h.h5", "group/z"), ("h.h5", "/group/z"), ("h.h5", "chunked"), ("h.h5", "big"),
+    ]:  # fmt: skip
+        for dtype in (None, "f8", complex):
+            got = mpihpc.io.read(shared_tmp_path / name, dataset, dtype=dtype, comm=comm, halo=2)
+            assert got.dtype.isnative and (dtype is None or got.dtype == dtype)
+            assert np.array_equal(got.gather(None), whole), (name, dataset)
+    with mpihpc.io.open(shared_tmp_path / "h.h5", comm=comm) as reader:
+        assert set(reader.entries) == {"group/z", "chunked", "big"}
+        assert reader.entry("group/z").units == "m"
+        assert reader.entry("group/z").shape == (7, 5, 3)
+
+
+@pytest.mark.parametrize("limit", [1, 24, 100, 10_000])
+def test_slabs_cover_each_cell_once(comm, shared_tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(reading, "_SLAB_BYTES", limit * 8)
+    whole = np.random.default_rng(0).random((9, 7, 5))
+
+    def make():
+        np.save(shared_tmp_path / "c.npy", whole)
+        np.save(shared_tmp_path / "f.npy", np.asfortranarray(whole))
+        with h5py.File(shared_tmp_path / "h.h5", "w") as h5:
+            h5.create_dataset("z", data=whole, chunks=(2, 4, 3))
+
+    on_root(comm, make)
+    for name in ("c.npy", "f.npy", "h.h5"):
+        got = mpihpc.io.read(shared_tmp_path / name, comm=comm)
+        assert np.array_equal(got.gather(None), whole)
+
+
+def test_writes_in_rounds(comm, shared_tmp_path, monkeypatch):
+    """More than one MPI-IO call allows: the same code, with a smaller limit."""
+    monkeypatch.setattr(writing, "_ROUND_BYTES", 64)
+    whole = np.random.default_rng(0).random((3, 50))
+    mpihpc.io.write(shared_tmp_path / "a.h5", mpihpc.asarray(whole, comm=comm, halo=1))
+    assert np.array_equal(stored(comm, shared_tmp_path / "a.h5"), whole)
+
+
+def test_the_file_says_where_it_comes_from(comm, shared_tmp_path):
+    file = shared_tmp_path / "a.h5"
+    a, b = mpihpc.ones((4, 3), comm=comm), mpihpc.zeros(5, "f4", comm=comm)
+    with mpihpc.io.open(file, "w", comm=comm) as writer:
+        writer.attrs["note"] = "mine"
+        writer.write("a", a, attrs={"units": "m"})
+        writer.write("group/b", b)
+        assert not file.exists()  # not before it is whole
+    if comm.rank == 0:
+        with h5py.File(file) as h5:
+            assert {"command", "versions", "ranks", "decomposition", "note"} <= set(h5.attrs)
+            assert h5.attrs["ranks"] == comm.size
+            assert dict(h5["a"].attrs) == {"units": "m"}
+            for dataset in (h5["a"], h5["group/b"]):
+                assert dataset.chunks is None and dataset.id.get_offset() is not None
+            assert h5["group/b"].dtype == np.float32
+
+
+def test_the_layout_does_not_depend_on_the_ranks(comm, shared_tmp_path):
+    from mpi4py import MPI
+
+    whole = np.random.default_rng(1).random((11, 6))
+    mpihpc.io.write(shared_tmp_path / "all.h5", mpihpc.asarray(whole, comm=comm))
+    if comm.rank == 0:
+        mpihpc.io.write(shared_tmp_path / "one.h5", mpihpc.asarray(whole, comm=MPI.COMM_SELF))
+        with h5py.File(shared_tmp_path / "all.h5") as a, h5py.File(shared_tmp_path / "one.h5") as b:
+            assert a["data"].id.get_offset() == b["data"].id.get_offset()
+            assert np.array_equal(a["data"], b["data"])
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(comm, shared_tmp_path):
+    file = shared_tmp_path / "a.h5"
+    mpihpc.io.write(file, mpihpc.ones(6, comm=comm))
+    with pytest.raises(RuntimeError, match="on purpose"), mpihpc.io.open(file, "w", comm=comm) as writer:
+        writer.write("data", mpihpc.zeros(6, comm=comm))
+        raise RuntimeError("on purpose")
+    comm.Barrier()
+    assert os.listdir(shared_tmp_path) == ["a.h5"]
+    assert np.array_equal(stored(comm, file), np.ones(6))
+
+
+def test_a_link_stays_a_link(comm, shared_tmp_path):
+    on_root(comm, lambda: os.symlink(shared_tmp_path / "real.h5", shared_tmp_path / "link.h5"))
+    mpihpc.io.write(shared_tmp_path / "link.h5", mpihpc.ones(6, comm=comm))
+    assert (shared_tmp_path / "link.h5").is_symlink()
+    assert np.array_equal(stored(comm, shared_tmp_path / "real.h5"), np.ones(6))
+
+
+def test_bad_input_is_the_same_line_on_all_ranks(comm, shared_tmp_path):
+    def make():
+        with h5py.File(shared_tmp_path / "good.h5", "w") as h5:
+            h5["z"], h5["text"], h5["scalar"], h5["w"] = np.ones((50, 50)), ["a"], 3.0, np.ones(3)
+        data = (shared_tmp_path / "good.h5").read_bytes()
+        (shared_tmp_path / "short.h5").write_bytes(data[:-100])
+        (shared_tmp_path / "text.h5").write_text("no HDF5 at all")
+        (shared_tmp_path / "empty.h5").write_text("")
+        np.save(shared_tmp_path / "objects.npy", np.array([{}, None]), allow_pickle=True)
+        np.save(shared_tmp_path / "good.npy", np.ones(100))
+        (shared_tmp_path / "short.npy").write_bytes((shared_tmp_path / "good.npy").read_bytes()[:-8])
+
+    on_root(comm, make)
+    for name, dataset, error, text in [
+        ("none.h5", None, FileNotFoundError, "none.h5: No such file"),
+        ("", None, IsADirectoryError, "is a folder"),
+        ("text.h5", None, OSError, "neither HDF5 nor"),
+        ("empty.h5", None, OSError, "cannot be read"),
+        ("short.h5", "z", OSError, "truncated"),
+        ("short.npy", None, OSError, "cannot be read"),
+        ("good.h5", "zz", ValueError, r"no dataset 'zz': did you mean 'z'\?.*scalar, text, w, z"),
+        ("good.h5", None, ValueError, "holds 4 datasets .*name one"),
+        ("good.h5", "text", TypeError, "not one of numbers"),
+        ("good.h5", "scalar", ValueError, "0 axes"),
+        ("objects.npy", None, (TypeError, OSError), "object"),
+    ]:
+        with pytest.raises(error, match=text) as caught:
+            mpihpc.io.read(shared_tmp_path / name, dataset, comm=comm)
+        lines = comm.allgather(str(caught.value))
+        assert len(set(lines)) == 1 and "\n" not in lines[0]
+    u = mpihpc.ones(3, comm=comm)
+    before = sorted(os.listdir(shared_tmp_path))
+    comm.Barrier()
+    for name, error, text in [
+        ("no/a.h5", FileNotFoundError, "no folder"),
+        ("a.txt", ValueError, "end it with .h5"),
+    ]:
+        with pytest.raises(error, match=text) as caught:
+            mpihpc.io.write(shared_tmp_path / name, u)
+        assert len(set(comm.allgather(str(caught.value)))) == 1
+    with pytest.raises(ValueError, match="mode 'a'"):
+        mpihpc.io.open(shared_tmp_path / "a.h5", "a", comm=comm)
+    other = comm.Dup()
+    with pytest.raises(ValueError, match="another communicator"):
+        with mpihpc.io.open(shared_tmp_path / "a.h5", "w", comm=comm) as writer:
+            writer.write("data", mpihpc.ones(3, comm=other))
+    other.Free()
+    comm.Barrier()
+    assert sorted(os.listdir(shared_tmp_path)) == before

@@ -1,0 +1,323 @@
+"""Stencils and filters against SciPy and NumPy on the whole array, and the same bits however it is cut."""
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mpihpc
+from mpihpc.core.transfer import sent
+from mpihpc.stencil import Evolution, Taps, evolve, named_kernel
+
+PAD = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
+
+
+def grids(size, ndim):
+    return [g for g in itertools.product(range(1, size + 1), repeat=ndim) if math.prod(g) == size]
+
+
+def correlate(whole, kernel, modes, cval, origin):
+    """Padded by NumPy, added up tap by tap over the whole array, in the order of the kernel."""
+    width = [(n // 2 + o, n - 1 - n // 2 - o) for n, o in zip(kernel.shape, origin, strict=True)]
+    # Both sides as deep as the deeper one, so that NumPy never has to mirror a pad it has made itself.
+    deep = [max(0, *w) for w in width]
+    padded = whole
+    for axis, mode in enumerate(modes):
+        only = [(deep[d],) * 2 if d == axis else (0, 0) for d in range(whole.ndim)]
+        constant = {"constant_values": cval} if mode == "constant" else {}
+        padded = np.pad(padded, only, PAD[mode], **constant)
+    out = np.zeros(whole.shape, np.result_type(whole, kernel))
+    for place in itertools.product(*map(range, kernel.shape)):
+        if kernel[place]:
+            at = [d + p - w[0] for d, p, w in zip(deep, place, width, strict=True)]
+            out += kernel[place] * padded[tuple(slice(a, a + n) for a, n in zip(at, whole.shape, strict=True))]
+    return out
+
+
+def close(got, wanted, kernel, whole, steps=1):
+    """Equal to a small multiple of the rounding of the working precision."""
+    scale = np.abs(kernel).sum() * max(np.abs(whole).max(initial=0), np.abs(wanted).max(initial=0), 1)
+    unit = 1e-6 if got.dtype.char in "fF" else 1e-14
+    assert np.abs(got - wanted).max(initial=0) <= steps * unit * scale
+
+
+@st.composite
+def cases(draw, size):
+    ndim = draw(st.integers(1, 4))
+    shape = tuple(draw(st.integers(1, 9 if ndim < 3 else 5)) for _ in range(ndim))
+    dims = draw(st.sampled_from(grids(size, ndim)))
+    lengths = tuple(draw(st.integers(1, 8 if ndim < 3 else 4)) for _ in range(ndim))  # even, odd, longer than the axis
+    origin = tuple(draw(st.integers(-(n // 2), (n - 1) // 2)) for n in lengths)
+    modes = tuple(draw(st.sampled_from(sorted(PAD))) for _ in range(ndim))
+    kind = draw(st.sampled_from("ifdFD"))
+    return shape, dims, lengths, origin, modes, kind, draw(st.integers(0, 2**31))
+
+
+def test_every_mode_agrees_with_its_oracle(comm, verdict):
+    @settings(max_examples=150)
+    @given(cases(comm.size))
+    def check(case):
+        shape, dims, lengths, origin, modes, kind, seed = case
+        with verdict(comm):
+            rng = np.random.default_rng(seed)
+            whole = (rng.standard_normal(shape) * 9).astype(kind if kind not in "FD" else float)
+            kernel = rng.standard_normal(lengths) * (rng.random(lengths) < 0.7)
+            if kind in "FD":
+                whole = (whole + 1j * rng.standard_normal(shape)).astype(kind)
+                kernel = kernel + 1j * rng.standard_normal(lengths) if seed % 2 else kernel
+            u = mpihpc.asarray(whole, comm=comm, dims=dims)
+            wanted = correlate(
+                whole.astype(np.promote_types(kind, "f4" if kind in "fF" else "f8")),
+                kernel,
+                modes,
+                2.5,
+                origin,
+            )
+            got = evolve(u, kernel, 1, modes, 2.5, origin=origin).gather(None)
+            close(got, wanted, kernel, whole)
+            filtered = mpihpc.ndimage.correlate(u, kernel.conj(), mode=modes, cval=2.5, origin=origin)
+            assert np.array_equal(filtered.gather(None), got)
+            twice = evolve(u, kernel, 2, modes, 2.5, origin=origin).gather(None)
+            close(twice, correlate(wanted, kernel, modes, 2.5, origin), kernel, wanted, 2 + np.abs(kernel).sum())
+
+    check()
+
+
+@pytest.mark.parametrize("function", ["correlate", "convolve"])
+def test_filters_are_scipys(comm, function):
+    """One mode for all axes, as SciPy has it, under all its names; kernels of even and odd size, all origins."""
+    rng = np.random.default_rng(1)
+    scipys, ours = getattr(scipy.ndimage, function), getattr(mpihpc.ndimage, function)
+    modes = [*PAD, "grid-mirror", "grid-constant", "grid-wrap"]
+    for shape, lengths in [((11, 9), (3, 4)), ((10,), (5,)), ((9,), (4,)), ((7, 6, 5), (2, 3, 1))]:
+        whole, kernel = rng.random(shape), rng.random(lengths)
+        u = mpihpc.asarray(whole, comm=comm)
+        for mode in modes:
+            for origin in itertools.product(*(range(-(n // 2), (n - 1) // 2 + 1) for n in lengths)):
+                wanted = scipys(whole, kernel, mode=mode, cval=0.7, origin=origin)
+                got = ours(u, kernel, mode=mode, cval=0.7, origin=origin).gather(None)
+                assert np.allclose(got, wanted, rtol=1e-14, atol=1e-14), (mode, origin)
+
+
+def test_filter_arguments_are_scipys(comm):
+    rng = np.random.default_rng(2)
+    whole = rng.random((9, 8, 7))
+    u = mpihpc.asarray(whole, comm=comm)
+    kernel = rng.random((3, 2))
+    for axes in [(0, 1), (2, 0), (-1, 1)]:
+        wanted = scipy.ndimage.correlate(
+            whole, kernel if axes[0] % 3 < axes[1] % 3 else kernel.T, axes=tuple(sorted(a % 3 for a in axes))
+        )
+        got = mpihpc.ndimage.correlate(u, kernel, axes=axes)
+        assert np.allclose(got.gather(None), wanted, rtol=1e-14)
+    line = rng.random(4)
+    assert np.allclose(
+        mpihpc.ndimage.convolve(u, line, axes=1, origin=1).gather(None),
+        scipy.ndimage.convolve1d(whole, line, axis=1, origin=1),
+    )
+    complex_kernel = rng.random((3, 3)) + 1j * rng.random((3, 3))
+    plane = rng.random((6, 5)) + 1j
+    v = mpihpc.asarray(plane, comm=comm)
+    for ours, scipys in [
+        (mpihpc.ndimage.correlate, scipy.ndimage.correlate),
+        (mpihpc.ndimage.convolve, scipy.ndimage.convolve),
+    ]:
+        assert np.allclose(ours(v, complex_kernel).gather(None), scipys(plane, complex_kernel))
+
+
+def test_output(comm):
+    whole = np.arange(30).reshape(6, 5)
+    u = mpihpc.asarray(whole, comm=comm)
+    kernel = np.full((3, 3), 1 / 9)
+    assert mpihpc.ndimage.correlate(u, kernel).dtype == np.float64
+    wanted = scipy.ndimage.correlate(whole.astype(float), kernel)
+    for dtype in ("f4", "f8", "i4", complex):
+        got = mpihpc.ndimage.correlate(u, kernel, output=dtype)
+        assert got.dtype == dtype
+        assert np.allclose(got.gather(None), wanted.astype(dtype), atol=1e-5)
+        given_array = mpihpc.zeros(u.shape, dtype, comm=comm)
+        assert mpihpc.ndimage.correlate(u, kernel, output=given_array) is given_array
+        assert np.array_equal(given_array.gather(None), got.gather(None))
+    assert np.array_equal(u.gather(None), whole)
+
+
+def test_bits_do_not_depend_on_the_cut(comm):
+    """At least 30 grids in 1-D to 3-D, against the checksum of the array on one rank of its own."""
+    from mpi4py import MPI
+
+    rng = np.random.default_rng(3)
+    count = 0
+    sizes = range(1, comm.size + 1)
+    for shape in [(61,), (23, 17), (9, 10, 11)]:
+        whole = rng.standard_normal(shape)
+        for kernel, mode in [("gaussian:1", "reflect"), ("laplace:4", "wrap"), ("heat:0.07", "constant")]:
+            alone = evolve(mpihpc.asarray(whole, comm=MPI.COMM_SELF), kernel, 4, mode, 0.3).checksum()
+            for size in sizes:
+                part = comm.Split(0 if comm.rank < size else MPI.UNDEFINED, comm.rank)
+                for dims in grids(size, len(shape)):
+                    if part != MPI.COMM_NULL:
+                        u = mpihpc.asarray(whole, comm=part, dims=dims)
+                        assert evolve(u, kernel, 4, mode, 0.3, threads=1 + count % 2).checksum() == alone
+                    count += 1
+                if part != MPI.COMM_NULL:
+                    part.Free()
+    assert count >= (30 if comm.size >= 3 else 9)
+
+
+def test_float32_accumulates_in_float32_within_its_bound(comm):
+    whole = np.random.default_rng(4).standard_normal((30, 20)).astype("f4")
+    kernel = named_kernel("gaussian:1.5", 2)
+    got = evolve(mpihpc.asarray(whole, comm=comm), kernel, 1)
+    assert got.dtype == np.float32
+    exact = scipy.ndimage.correlate(whole.astype(float), kernel)
+    assert np.abs(got.gather(None) - exact).max() <= 1e-6 * np.abs(kernel).sum() * np.abs(whole).max()
+
+
+def test_a_sine_decays_as_theory_says(comm):
+    """The discrete heat equation on a ring multiplies a sine by 1 - 4 alpha sin(pi k / n)**2 each step."""
+    n, k, alpha, steps = 48, 3, 0.2, 100
+    u = mpihpc.fromfunction(lambda i: np.sin(2 * np.pi * k * i / n), (n,), comm=comm)
+    got = evolve(u, f"heat:{alpha}", steps, "periodic").gather(None)
+    factor = (1 - 4 * alpha * math.sin(math.pi * k / n) ** 2) ** steps
+    assert np.allclose(got, factor * np.sin(2 * np.pi * k * np.arange(n) / n), atol=1e-13)
+
+
+def test_named_kernels_do_what_they_say(comm):
+    rng = np.random.default_rng(5)
+    whole = rng.random((40, 30))
+    u = mpihpc.asarray(whole, comm=comm)
+    assert np.allclose(evolve(u, "gaussian:2", 1).gather(None), scipy.ndimage.gaussian_filter(whole, 2), rtol=1e-12)
+    assert np.allclose(evolve(u, "mean:5", 1).gather(None), scipy.ndimage.uniform_filter(whole, 5), rtol=1e-12)
+    for axis in (0, 1, -1):
+        wanted = scipy.ndimage.sobel(whole, axis)
+        assert np.allclose(evolve(u, f"sobel:{axis}", 1).gather(None), wanted, atol=1e-13)
+    assert np.array_equal(evolve(u, "identity", 3).gather(None), whole)
+    laplace = scipy.ndimage.laplace(whole)
+    assert np.allclose(evolve(u, "laplace", 1).gather(None), laplace, atol=1e-13)
+    assert np.allclose(evolve(u, "sharpen", 1).gather(None), whole - laplace, atol=1e-13)
+    assert np.allclose(evolve(u, "heat:0.2", 1).gather(None), whole + 0.2 * laplace, atol=1e-13)
+    # An order-p Laplacian is exact on polynomials up to degree p + 1.
+    x = np.arange(-12.0, 13)
+    for order in (2, 4, 6, 8):
+        p = mpihpc.asarray(x**order, comm=comm)
+        got = evolve(p, f"laplace:{order}", 1).gather(None)[order:-order]
+        exact = (order * (order - 1) * x ** (order - 2))[order:-order]
+        assert np.allclose(got, exact, rtol=1e-9, atol=1e-9 * 12**order)
+
+
+def test_halo_bytes_of_a_star_are_those_of_its_faces(comm):
+    """Faces only, one layer: the bytes that must move, and not one more."""
+    shape = (24, 24)
+    u = mpihpc.zeros(shape, "f4", comm=comm)
+    before = sent.messages, sent.bytes
+    evolve(u, "heat", 5, "constant")
+    box = u.decomposition.box(comm.rank)
+    faces = [box.shape[1 - d] for d in (0, 1) for edge in (box.start[d] > 0, box.stop[d] < shape[d]) if edge]
+    assert sent.messages - before[0] == 5 * len(faces)
+    assert sent.bytes - before[1] == 5 * 4 * sum(faces)
+
+
+def test_input_is_not_changed_and_steps_0_copies(comm):
+    whole = np.random.default_rng(6).random((12, 7))
+    u = mpihpc.asarray(whole, comm=comm, halo=1)
+    same = evolve(u, "heat", 0)
+    evolve(u, "heat", 3)
+    assert np.array_equal(u.gather(None), whole) and np.array_equal(same.gather(None), whole)
+    assert same is not u
+    assert evolve(mpihpc.ones(5, int, comm=comm), "heat", 0).dtype == float
+
+
+def test_the_plan_is_used_again(comm):
+    whole = np.random.default_rng(7).random((12, 7))
+    u = mpihpc.asarray(whole, comm=comm)
+    plan = Evolution(u.decomposition, Taps.from_kernel(named_kernel("mean:3", 2), 2), float, comm=comm)
+    seen = []
+    for _ in range(2):
+        v = mpihpc.asarray(whole, comm=comm, halo=plan.stencil.halo.width)
+        wanted = evolve(u, "mean:3", 3).checksum()
+        assert plan.run(v, 3, seen.append).checksum() == wanted
+    assert seen == [1, 2, 3] * 2
+    with pytest.raises(ValueError, match="the plan is for"):
+        plan.run(mpihpc.asarray(whole, comm=comm), 1)
+
+
+def test_fewer_kernel_axes_work_on_each_slice(comm):
+    whole = np.random.default_rng(8).random((4, 9, 8))
+    got = evolve(mpihpc.asarray(whole, comm=comm), np.ones((3, 3)), 1).gather(None)
+    for plane, result in zip(whole, got, strict=True):
+        assert np.allclose(result, scipy.ndimage.correlate(plane, np.ones((3, 3))))
+
+
+def test_more_ranks_than_cells_and_no_cells(comm):
+    for shape in [(1,), (2, 1), (0,), (0, 4), (1, 1, 1)]:
+        whole = np.arange(math.prod(shape), dtype=float).reshape(shape) + 1
+        u = mpihpc.asarray(whole, comm=comm)
+        for mode in PAD:
+            got = evolve(u, np.ones((3,) * len(shape)), 2, mode).gather(None)
+            assert got.shape == shape
+            if whole.size:
+                kernel = np.ones((3,) * len(shape))
+                once = correlate(whole, kernel, [mode] * len(shape), 0.0, (0,) * len(shape))
+                assert np.allclose(got, correlate(once, kernel, [mode] * len(shape), 0.0, (0,) * len(shape)))
+
+
+@pytest.mark.parametrize(
+    "error, text, options",
+    [
+        (ValueError, "steps -1 is negative", {"steps": -1}),
+        (TypeError, "integer", {"steps": 1.5}),
+        (ValueError, r"did you mean 'gaussian'\?", {"kernel": "gausian:2"}),
+        (ValueError, "needs an argument", {"kernel": "mean"}),
+        (ValueError, "not 'x'", {"kernel": "heat:x"}),
+        (ValueError, "takes no argument", {"kernel": "sharpen:2"}),
+        (ValueError, "order 3", {"kernel": "laplace:3"}),
+        (ValueError, "sigma -1", {"kernel": "gaussian:-1"}),
+        (ValueError, "size 0", {"kernel": "mean:0"}),
+        (ValueError, "sobel axis 2", {"kernel": "sobel:2"}),
+        (ValueError, "the kernel has 3 axes, the input has 2", {"kernel": np.ones((3, 3, 3))}),
+        (ValueError, "1 of the kernel's 3 weights", {"kernel": [1, np.nan, 1]}),
+        (ValueError, "holds no weights", {"kernel": np.ones((0, 3))}),
+        (TypeError, "a kernel holds numbers", {"kernel": np.array(["a"])}),
+        (ValueError, r"did you mean 'wrap'\?", {"mode": "wrapp"}),
+        (ValueError, "3 boundary modes for 2 axes", {"mode": ["wrap"] * 3}),
+        (ValueError, "origin 2 is outside a kernel of length 3", {"origin": 2}),
+        (TypeError, "cval", {"cval": 1j, "mode": "constant"}),
+        (TypeError, "int32", {"dtype": "i4"}),
+        (ValueError, "threads 0", {"threads": 0}),
+    ],
+)
+def test_bad_input_is_the_same_line_on_all_ranks(comm, error, text, options):
+    arguments = {"kernel": "heat", "steps": 1} | options
+    with pytest.raises(error, match=text) as caught:
+        evolve(mpihpc.zeros((5, 4), comm=comm), **arguments)
+    assert len(set(comm.allgather(str(caught.value)))) == 1
+
+
+def test_more_bad_input(comm):
+    with pytest.raises(ValueError, match="1 to 4 axes, the input has 5"):
+        evolve(mpihpc.zeros((2,) * 5, comm=comm), np.ones(3), 1)
+    with pytest.raises(TypeError, match=r"mpihpc\.asarray"):
+        evolve(np.zeros(3), "heat", 1)
+    with pytest.raises(TypeError, match="complex"):
+        evolve(mpihpc.zeros(3, complex, comm=comm), "heat", 1, dtype="f8")
+    u = mpihpc.zeros((4, 4), comm=comm)
+    for arguments, text in [
+        ({"weights": np.ones(3)}, "weights have 1 axis, the input has 2"),
+        ({"weights": np.ones((3, 3)), "output": u}, "input itself"),
+        ({"weights": np.ones((3, 3)), "output": mpihpc.zeros((4, 5), comm=comm)}, "decomposition"),
+        ({"weights": np.ones((3, 3)), "axes": (0, 0)}, "not distinct"),
+        ({"weights": np.ones((3, 3)), "axes": (0, 2)}, "not distinct axes"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            mpihpc.ndimage.correlate(u, **arguments)
+
+
+def test_one_libmpi_in_the_process():
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    files = {line.split()[-1] for line in maps if "/libmpi.so" in line}
+    assert len({Path(f).resolve() for f in files}) == 1
