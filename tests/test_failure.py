@@ -2,6 +2,7 @@
 
 import doctest
 import errno
+import os
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_the_lowest_rank_speaks(comm):
 def test_the_rank_that_works_for_all_is_not_named(comm):
     def fail(rank):
         if rank == 0:
-            open("/nonexistent/file")
+            os.stat("/nonexistent/file")
 
     error = raised(comm, fail, root=0)
     assert type(error) is FileNotFoundError

@@ -210,9 +210,12 @@ def test_bad_input_is_the_same_line_on_all_ranks(comm, shared_tmp_path):
     with pytest.raises(ValueError, match="mode 'a'"):
         mpihpc.io.open(shared_tmp_path / "a.h5", "a", comm=comm)
     other = comm.Dup()
-    with pytest.raises(ValueError, match="another communicator"):
-        with mpihpc.io.open(shared_tmp_path / "a.h5", "w", comm=comm) as writer:
-            writer.write("data", mpihpc.ones(3, comm=other))
+    v = mpihpc.ones(3, comm=other)
+    with (
+        pytest.raises(ValueError, match="another communicator"),
+        mpihpc.io.open(shared_tmp_path / "a.h5", "w", comm=comm) as writer,
+    ):
+        writer.write("data", v)
     other.Free()
     comm.Barrier()
     assert sorted(os.listdir(shared_tmp_path)) == before

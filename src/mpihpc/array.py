@@ -9,7 +9,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from mpihpc.core.decomposition import Decomposition, Whole, Width, grid_text, halo_width
+from mpihpc.core.decomposition import Decomposition, Whole, Width, grid_text, halo_width, ranks_text
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo
 from mpihpc.core.topology import Topology
@@ -20,9 +20,9 @@ from mpihpc.kernels import cpu
 class DistArray:
     """A global array cut into one block per rank.
 
-    Made by the functions of this module (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by `mpihpc.io.read`,
-    or from a decomposition as below. It wraps one local array: NumPy never sees the global one, and what NumPy does
-    to `local` it does to this rank's block.
+    Made by the functions of this module (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
+    `mpihpc.io.read`, or from a decomposition as below. It wraps one local array: NumPy never sees the global one, and
+    what NumPy does to `local` it does to this rank's block.
 
     Parameters
     ----------
@@ -64,7 +64,8 @@ class DistArray:
         self.topology = Topology.of(comm)
         if decomposition.size != self.topology.size:
             raise ValueError(
-                f"grid {grid_text(decomposition.dims)} needs {decomposition.size} ranks, the job has {self.topology.size}"
+                f"grid {grid_text(decomposition.dims)} needs {ranks_text(decomposition.size)}, "
+                f"the job has {self.topology.size}"
             )
         self.decomposition = decomposition
         self.halo = halo_width(halo, decomposition.ndim)
@@ -317,7 +318,8 @@ def asarray(
     with agree(private):
         if whole is not None and (whole.shape, whole.dtype) != (shape, source_dtype):
             raise ValueError(
-                f"the array has shape {whole.shape} and dtype {whole.dtype}, but {shape} and {source_dtype} on rank {root}"
+                f"the array has shape {whole.shape} and dtype {whole.dtype}, "
+                f"but {shape} and {source_dtype} on rank {root}"
             )
         new = empty(shape, source_dtype if dtype is None else dtype, comm=comm, dims=dims, halo=halo)
     if holders == topology.size and whole is not None:

@@ -1,1 +1,1 @@
-"""The foundations: geometry, movement, devices and failures. User modules stand on these; nothing here knows of them."""
+"""The foundations: geometry, movement, devices, failures. User modules stand on these; nothing here knows of them."""
