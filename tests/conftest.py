@@ -7,6 +7,7 @@ the same tests in the same order; when one rank fails, all fail, so that none wa
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -131,7 +132,7 @@ class AgreedVerdicts:
         failed = error is not None and not skipped
 
         text = str(item.repr_failure(pytest.ExceptionInfo.from_exception(error))) if failed else ""
-        self.wait_for_all(item, text)
+        wait_for_all(self.comm, item.config, text)
         verdicts = self.comm.allgather(("skipped" if skipped else one_line(error) if failed else "", text))
         failures = {r: line for r, (line, text) in enumerate(verdicts) if text}
         if failures:
@@ -148,19 +149,19 @@ class AgreedVerdicts:
             raise error
         return result
 
-    def wait_for_all(self, item, text):
-        """Wait until every rank is through; a failed rank whose peers hang says at once why it left them."""
-        everyone = self.comm.Ibarrier()
-        patience = time.monotonic() + 5 if text else float("inf")
-        while not everyone.Test():
-            if time.monotonic() > patience:
-                patience = float("inf")
-                with item.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
-                    writer = item.config.get_terminal_writer()
-                    writer.line(f"\nrank {self.comm.rank} failed while others still run {item.nodeid}:")
-                    writer.line(text)
-                    writer.flush()
-            time.sleep(0.0005)  # leave the core to a rank that still works
+
+def wait_for_all(comm, config, text):
+    """Wait until every rank is here; one that failed, and whose peers hang, says at once why it left them."""
+    everyone = comm.Ibarrier()
+    patience = time.monotonic() + 5 if text else float("inf")
+    while not everyone.Test():
+        if time.monotonic() > patience:
+            patience = float("inf")
+            with config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+                writer = config.get_terminal_writer()
+                writer.line(f"\nrank {comm.rank} failed while others still run:\n{text}")
+                writer.flush()
+        time.sleep(0.0005)  # leave the core to a rank that still works
 
 
 def one_line(error: BaseException) -> str:
@@ -172,8 +173,17 @@ class RankError(AssertionError):
     """An example failed on some rank; raised on every rank, from the same line."""
 
 
+@pytest.fixture(scope="session")
+def verdict(pytestconfig):
+    """``with verdict(comm):`` around the body of a hypothesis example. Collective.
+
+    All ranks agree on the outcome of each example; else they would shrink different ones, and hang.
+    """
+    return functools.partial(agreed_example, pytestconfig)
+
+
 @contextlib.contextmanager
-def _verdict(comm):
+def agreed_example(config, comm):
     error = None
     try:
         yield
@@ -181,6 +191,7 @@ def _verdict(comm):
         raise
     except (Exception, pytest.fail.Exception) as caught:
         error = caught
+    wait_for_all(comm, config, "".join(traceback.format_exception(error)) if error else "")
     lines = comm.allgather(one_line(error) if error else None)
     failures = [f"rank {rank}: {line}" for rank, line in enumerate(lines) if line]
     if failures:
@@ -192,15 +203,6 @@ def _verdict(comm):
             # Hypothesis tells failures apart by their origin, context included: it must not differ by rank.
             agreed.__context__ = None
             raise
-
-
-@pytest.fixture(scope="session")
-def verdict():
-    """``with verdict(comm):`` around the body of a hypothesis example. Collective.
-
-    All ranks agree on the outcome of each example; else they would shrink different ones, and hang.
-    """
-    return _verdict
 
 
 @pytest.fixture(scope="session")
