@@ -1,0 +1,152 @@
+"""The examples keep their promises, and the README's commands work as they are written."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from suite import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+README = ROOT / "README.md"
+NOT_RUN = (
+    "make",
+    "sbatch",
+    "srun",
+    "git",
+    "cd",
+    "module",
+    "apt-get",
+    "sudo",
+)  # they need another machine, or a clone
+
+
+def elevation_file():
+    """The elevation model that matplotlib ships."""
+    from matplotlib.cbook import get_sample_data
+
+    return Path(get_sample_data("jacksboro_fault_dem.npz", asfileobj=False))
+
+
+def steepest(a):
+    return np.abs(np.diff(a.astype(float), axis=0)).max()
+
+
+def test_every_example_is_tested():
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {"heat.py", "smooth_dem.py", "custom_loop.py"}
+
+
+def test_heat(launch, tmp_path):
+    said = []
+    for n in (1, 3):
+        done = launch(n, EXAMPLES / "heat.py")
+        assert (done.returncode, done.lines) == (0, [])
+        said.append(done.stdout)
+    assert said[0] == said[1]  # the checksum too
+    u = np.zeros((256, 256))
+    u[97:160, 97:160] = 100
+    heat = [[0, 0.2, 0], [0.2, 0.2, 0.2], [0, 0.2, 0]]
+    for _ in range(1000):
+        u = ndimage.correlate(u, heat, mode="reflect")
+    with h5py.File(tmp_path / "heat.h5") as f:
+        np.testing.assert_allclose(f["data"], u, rtol=0, atol=1e-10)
+        assert f["data"].attrs["units"] == "degC"
+    hottest, total = re.match(r"hottest ([\d.]+), sum ([\d.]+), checksum [0-9a-f]{16}, ", said[0]).groups()
+    assert float(hottest) == pytest.approx(u.max(), abs=1e-6)
+    assert total == f"{63 * 63 * 100:.3f}"
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_smooth_dem(launch, tmp_path, n):
+    done = launch(n, EXAMPLES / "smooth_dem.py")
+    assert (done.returncode, done.lines) == (0, [])
+    dem = np.load(elevation_file())["elevation"].astype(float)
+    smooth = ndimage.gaussian_filter(dem, 2)
+    with h5py.File(tmp_path / "smooth.h5") as f:
+        np.testing.assert_allclose(f["data"], smooth, rtol=1e-12)
+    before, after = f"{steepest(dem):.3f}", f"{steepest(smooth):.3f}"
+    assert done.stdout == f"344 x 403 cells, steepest step {before} -> {after}, written to smooth.h5\n"
+
+
+def test_smooth_dem_with_arguments(launch, tmp_path):
+    np.save(tmp_path / "mine.npy", np.arange(600).reshape(20, 30) % 7)
+    done = launch(2, EXAMPLES / "smooth_dem.py", "mine.npy", "mine.h5")
+    assert (done.returncode, done.lines) == (0, [])
+    assert "20 x 30 cells" in done.stdout and "written to mine.h5" in done.stdout
+    assert (tmp_path / "mine.h5").exists()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_custom_loop(launch, n):
+    done = launch(n, EXAMPLES / "custom_loop.py")
+    assert (done.returncode, done.lines) == (0, [])
+    assert done.stdout == "5 cells alive; back where it began: True\n"
+
+
+def blocks(language):
+    """The README's code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(block):
+    """The commands of a console block, without their prompts; a line that ends with a backslash goes on."""
+    lines = re.findall(r"^\$ ((?:.*\\\n)*.*)$", block, re.MULTILINE)
+    return [line for line in lines if line.split()[0] not in NOT_RUN]
+
+
+@pytest.fixture
+def reader_folder(tmp_path):
+    """What a reader has at hand: the examples and an elevation model."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(elevation_file(), tmp_path / "dem.npz")
+    return tmp_path
+
+
+def test_commands_are_found():
+    block = "$ make demo\n$ mpirun -n 8 python -m x \\\n    --steps 3\noutput\n$ h5ls out.h5\n$ srun x\n"
+    assert commands(block) == ["mpirun -n 8 python -m x \\\n    --steps 3", "h5ls out.h5"]
+
+
+@pytest.mark.skipif(not README.exists(), reason="there is no README yet")
+class TestReadme:
+    def test_console(self, reader_folder):
+        """All commands, one after the other, as a reader would type them."""
+        found = [command for block in blocks("console") for command in commands(block)]
+        assert found, "the README shows no command that could be run here"
+        env = environment() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        for command in found:
+            if command.split()[0] in ("h5ls", "h5diff", "h5dump") and not shutil.which(command.split()[0]):
+                continue  # of hdf5-tools
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=reader_folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            assert "Traceback" not in done.stderr
+
+    def test_python(self, launch, reader_folder):
+        found = blocks("python")
+        assert found, "the README shows no Python"
+        for number, block in enumerate(found):
+            script = reader_folder / f"block{number}.py"
+            script.write_text(block)
+            said = []
+            for n in (1, 2):
+                done = launch(n, script.name)
+                assert done.returncode == 0, f"{block}\n{done.stderr}"
+                assert "Traceback" not in done.stderr
+                said.append(done.stdout)
+            assert said[0] == said[1], f"the number of ranks shows in what this prints:\n{block}"
