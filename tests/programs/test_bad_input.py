@@ -180,7 +180,7 @@ CASES = [
     Case("--mode reflect,,wrap --shape 4 4 4", ("unknown mode ''",)),
     Case("--input kinds.h5:cube --mode wrap,reflect", ("2 boundary modes", "3 axes"), 3),
     Case("--mode constant --cval x", ("--cval", "'x'")),
-    Case("--mode constant --cval 1+2j", ("cval", "complex")),
+    Case("--mode constant --cval 1+2j", ("cval", "1+2j", "float64")),
     Case("--dtype int", ("unknown dtype 'int'",)),
     Case("--device gpu", ("gpu", "--device cpu"), 3),
     Case("--device gpuu", ("unknown device 'gpuu'", "did you mean 'gpu'")),

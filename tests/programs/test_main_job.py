@@ -400,6 +400,14 @@ def gaussian1():
     return np.outer(line, line) / line.sum() ** 2
 
 
+@pytest.mark.parametrize("option", ["--verify", "--plot out.png"])
+def test_array_without_cells(launch, tmp_path, option):
+    """Nothing to do is done."""
+    done = launch(2, *STENCIL, "--shape", "0", "5", "--output", "out.h5", *option.split())
+    assert (done.returncode, done.lines) == (0, [])
+    assert data(tmp_path / "out.h5").shape == (0, 5)
+
+
 def test_later_run_replaces_the_output(launch, tmp_path, small):
     for kernel in ("identity", "laplace"):
         command = ("--input", "small.npy", "--kernel", kernel, "--output", "out.h5")
