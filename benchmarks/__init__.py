@@ -41,14 +41,13 @@ def launch(module: str, ranks: int) -> None:
 
 
 def machine() -> dict[str, object]:
-    """What the numbers are measured on, and how busy it is."""
+    """What the numbers are measured on."""
     info = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_1_min": round(os.getloadavg()[0], 2),
     }
 
 

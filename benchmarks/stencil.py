@@ -69,6 +69,7 @@ class Result:
     grid: str
     threads: int
     seconds: dict[str, float]
+    seconds_least: dict[str, float]  # far below the median: the machine was busy
     GB_per_s: dict[str, float]
     pass_to_copy: float
     pass_to_scipy: float
@@ -115,9 +116,7 @@ def run(comm: MPI.Intracomm, config: Config) -> list[Result]:
             print(json.dumps(report), flush=True)
         if comm.rank == 0 and config.save:
             RESULTS.mkdir(exist_ok=True)
-            Path(RESULTS, f"stencil-{report['date'][:10]}.json").write_text(
-                json.dumps(report, indent=2) + "\n"
-            )
+            Path(RESULTS, f"stencil-{report['date'][:10]}.json").write_text(json.dumps(report, indent=2) + "\n")
     return results
 
 
@@ -160,6 +159,7 @@ def measure(comm: MPI.Intracomm, case: Case, rounds: int) -> Result:
         grid=grid_text(cut.dims),
         threads=plan.threads,
         seconds=seconds,
+        seconds_least={name: min(values) for name, values in times.items()},
         GB_per_s={name: 2e-9 * u.nbytes / s for name, s in seconds.items()},
         pass_to_copy=seconds["copy loop"] / seconds["pass"],
         pass_to_scipy=seconds["SciPy"] / seconds["pass"],
