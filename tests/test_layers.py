@@ -11,7 +11,7 @@ FLOORS = [
     ("movement", ["core.transfer", "core.halo"]),
     ("array", ["array"]),
     ("user modules", ["io", "stencil", "ndimage"]),
-    ("programs", ["programs", "stencil.__main__", "stencil.verify", "stencil.picture"]),
+    ("programs", ["programs", "config", "stencil.__main__", "stencil.verify", "stencil.picture"]),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc.core.decomposition import Decomposition, Whole, Width, grid_text, halo_width, ranks_text
 from mpihpc.core.failure import agree
-from mpihpc.core.halo import Halo
+from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
 from mpihpc.kernels import cpu
@@ -87,7 +88,7 @@ class DistArray:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=object))
+        return math.prod(self.shape)
 
     @property
     def dtype(self) -> np.dtype:
@@ -127,8 +128,9 @@ class DistArray:
             Global shape on the ranks that get it, None on the others.
         """
         size = self.topology.size
-        if root is not None and not 0 <= root < size:
-            raise ValueError(f"root {root} is not one of the {size} ranks: use 0 to {size - 1}, or None for all")
+        with agree(self.topology.private):
+            if root is not None and not 0 <= root < size:
+                raise ValueError(f"root {root} is not one of the {size} ranks: use 0 to {size - 1}, or None for all")
         gets_it = root in (None, self.topology.rank)
         whole = np.empty(self.shape if gets_it else (0,) * self.ndim, self.dtype)
         self._move(Transfer(self.decomposition, Whole(self.shape, size, root)), whole)
@@ -144,9 +146,8 @@ class DistArray:
         halo : int, one int or one (before, after) pair per axis
             Of the new array.
         """
-        cut = Decomposition.balanced(self.shape, self.topology.size, halo=halo or 1, dims=dims)
-        new = DistArray(cut, self.dtype, comm=self.comm, halo=halo)
-        self._move(Transfer(self.decomposition, cut), new.padded, new.frame.start)
+        new = empty(self.shape, self.dtype, comm=self.comm, dims=dims, halo=halo)
+        self._move(Transfer(self.decomposition, new.decomposition), new.padded, new.frame.start)
         return new
 
     def exchange(self, mode: str | Sequence[str] = "reflect", cval: Any = 0.0) -> None:
@@ -163,10 +164,12 @@ class DistArray:
         cval : scalar
             The value beyond ``constant`` axes.
         """
-        halo = Halo(self.decomposition, self.topology, self.halo, self.dtype, mode, cval)
-        if halo.width != self.halo:
-            raise ValueError(f"halo {self.halo} is uneven on a mirrored axis: mode {mode!r} needs {halo.width}")
-        halo.exchange(self.padded)
+        with agree(self.topology.private):
+            needed = symmetric_width(self.halo, boundary_modes(mode, self.ndim))
+            if needed != self.halo:
+                raise ValueError(f"halo {self.halo} is uneven on a mirrored axis: mode {mode!r} needs {needed}")
+            cval = self.dtype.type(cval)
+        Halo(self.decomposition, self.topology, self.halo, self.dtype, mode, cval).exchange(self.padded)
 
     def checksum(self) -> int:
         """A number that tells different arrays apart, the same however the array is cut. Collective.
@@ -186,7 +189,8 @@ class DistArray:
         return self.astype(self.dtype)
 
     def astype(self, dtype: DTypeLike) -> DistArray:
-        """A copy in another dtype, with an equally deep halo."""
+        """A copy in another dtype, with an equally deep halo. Complex numbers stay complex, or it is a `TypeError`."""
+        require_cast(self.dtype, number_dtype(dtype))
         new = DistArray(self.decomposition, dtype, comm=self.comm, halo=self.halo)
         new.padded[...] = self.padded.astype(new.dtype)
         return new
@@ -205,7 +209,7 @@ def empty(
     dims: Sequence[int] | None = None,
     halo: int | Sequence[int] | Width = 0,
 ) -> DistArray:
-    """A new array whose cells hold anything.
+    """A new array whose cells hold anything. Collective, as all functions that make arrays.
 
     Parameters
     ----------
@@ -225,10 +229,11 @@ def empty(
     ValueError
         `dims` does not fit the shape or the number of ranks.
     """
-    sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-    size = Topology.of(comm).size
-    cut = Decomposition.balanced(sizes, size, halo=halo or 1, dims=dims)
-    return DistArray(cut, dtype, comm=comm, halo=halo)
+    topology = Topology.of(comm)
+    with agree(topology.private):
+        sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+        cut = Decomposition.balanced(sizes, topology.size, halo=halo or 1, dims=dims)
+        return DistArray(cut, dtype, comm=comm, halo=halo)
 
 
 def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = None, **where: Any) -> DistArray:
@@ -321,7 +326,8 @@ def asarray(
                 f"the array has shape {whole.shape} and dtype {whole.dtype}, "
                 f"but {shape} and {source_dtype} on rank {root}"
             )
-        new = empty(shape, source_dtype if dtype is None else dtype, comm=comm, dims=dims, halo=halo)
+        require_cast(source_dtype, number_dtype(source_dtype if dtype is None else dtype))
+    new = empty(shape, source_dtype if dtype is None else dtype, comm=comm, dims=dims, halo=halo)
     if holders == topology.size and whole is not None:
         new.local[...] = whole[new.box.slices()]
         return new
@@ -380,7 +386,8 @@ def from_local(
             )
             shape = tuple(sum(shapes[r][0][d] for r in line) for d, line in enumerate(lines))
             dims = grid
-        new = empty(shape, block.dtype, comm=comm, dims=dims, halo=halo)
+    new = empty(shape, block.dtype, comm=comm, dims=dims, halo=halo)
+    with agree(topology.private):
         if block.shape != new.box.shape:
             raise ValueError(
                 f"the block has shape {block.shape}, but {new.box.shape} is this rank's share of shape {tuple(shape)} "
@@ -395,4 +402,18 @@ def number_dtype(dtype: DTypeLike) -> np.dtype:
     found = np.dtype(dtype)
     if found.kind not in "biufc":
         raise TypeError(f"dtype {found} is not one of numbers: use integers, floats or complex numbers")
+    if found.char in "gG":  # its cells have bytes without a meaning: no checksum, no files others can read
+        raise TypeError(f"dtype {found} is wider than {'complex128' if found.kind == 'c' else 'float64'}: use that")
     return found.newbyteorder("=")
+
+
+def require_cast(source: np.dtype, target: np.dtype) -> None:
+    """Refuse to drop imaginary parts.
+
+    Raises
+    ------
+    TypeError
+        `source` is complex and `target` is not.
+    """
+    if source.kind == "c" and target.kind != "c":
+        raise TypeError(f"complex input ({source}) does not fit dtype {target}: use complex64 or complex128")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from mpihpc.array import DistArray, number_dtype
+from mpihpc.array import DistArray, number_dtype, require_cast
 from mpihpc.core.decomposition import axes_text
 from mpihpc.core.failure import agree
-from mpihpc.stencil import Stencil, Taps, padded_copy, require_cast, working_dtype
+from mpihpc.stencil import Stencil, Taps, padded_copy, working_dtype
 
 __all__ = ["convolve", "correlate"]
 

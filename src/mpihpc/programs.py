@@ -1,41 +1,21 @@
-"""What every program of the package shares: arguments, errors and exit codes, words on the screen."""
+"""What every program of the package shares: a frame for its run, exit codes, words on the screen."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from mpi4py import MPI
 from tqdm import tqdm
 
-from mpihpc.core.failure import abort, agree, agreed, check_launch, exit_code, launched_first, nearest
+from mpihpc.core.failure import abort, agree, agreed, check_launch, exit_code, launched_first
 
 Config = TypeVar("Config")
 
 _LINE_SECONDS = 5.0
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (--help tells all)")
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            word = unknown[0].partition("=")[0]
-            hint = nearest(word, options) if word.startswith("-") else "--help tells all"
-            raise ValueError(f"unknown argument {unknown[0]!r}: {hint}")
-        return found
 
 
 def execute(

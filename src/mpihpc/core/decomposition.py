@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from numbers import Integral
+from operator import index
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -84,6 +85,40 @@ class Box(NamedTuple):
             tuple(b + w[1] for b, w in zip(self.stop, width, strict=True)),
         )
 
+    def slabs(self, limit: int, *, step: Sequence[int] | None = None, fastest_first: bool = False) -> Iterator[Box]:
+        """The box in pieces of about `limit` cells that lie together in memory or in a file.
+
+        Parameters
+        ----------
+        limit : int
+            Cells in a piece; more only where `step` asks for it.
+        step : sequence of int, optional
+            Cut at multiples of this on each axis, where chunks of a file begin.
+        fastest_first : bool
+            The last axis varies slowest, as in Fortran order.
+
+        Examples
+        --------
+        >>> [box.shape for box in Box((0, 0), (5, 4)).slabs(8)]
+        [(2, 4), (2, 4), (1, 4)]
+        """
+        if not self.size:
+            return
+        order = range(len(self.start))
+        for axis in reversed(order) if fastest_first else order:
+            start, stop, chunk = self.start[axis], self.stop[axis], step[axis] if step else 1
+            rows = max(1, limit * (stop - start) // self.size // chunk) * chunk
+            if self.size <= limit or rows >= stop - start:
+                continue
+            while start < stop:
+                end = min((start // rows + 1) * rows, stop)
+                low, high = list(self.start), list(self.stop)
+                low[axis], high[axis] = start, end
+                yield from Box(tuple(low), tuple(high)).slabs(limit, step=step, fastest_first=fastest_first)
+                start = end
+            return
+        yield self
+
     def slices(self, origin: Sequence[int] | None = None) -> tuple[slice, ...]:
         """Index of these cells in a local array whose first cell has the global index `origin` (default: zeros)."""
         origin = origin or (0,) * len(self.start)
@@ -136,8 +171,8 @@ class Decomposition:
     dims: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        object.__setattr__(self, "dims", tuple(int(p) for p in self.dims))
+        object.__setattr__(self, "shape", tuple(index(n) for n in self.shape))
+        object.__setattr__(self, "dims", tuple(index(p) for p in self.dims))
         if len(self.shape) != len(self.dims):
             raise ValueError(
                 f"grid {grid_text(self.dims)} has {axes_text(len(self.dims))}, the array has {len(self.shape)}"
@@ -186,7 +221,7 @@ class Decomposition:
         >>> Decomposition.balanced((10, 4000), 4).dims
         (1, 4)
         """
-        shape = tuple(int(n) for n in shape)
+        shape = tuple(index(n) for n in shape)
         if dims is not None:
             chosen = cls(shape, tuple(dims))
             if chosen.size != size:

@@ -103,7 +103,6 @@ class Halo:
         periodic = tuple(m == "wrap" for m in modes)
         grown = Grown(decomposition, self.width, periodic, corners)
         box = decomposition.box(topology.rank)
-        self.shape = box.grow(self.width).shape if box.size else box.shape
         padded = box.grow(self.width) if box.size else box
         self._exchange: Exchange = Transfer(decomposition, grown, in_place=True).bind(
             topology, dtype, padded.start, padded.start

@@ -18,8 +18,6 @@ class Topology:
         A duplicate for the package's own messages: they can never be taken for the user's.
     rank, size : int
         This rank, and how many there are.
-    node_rank, node_size : int
-        This rank among those that share its node's memory, and how many they are.
     cores : int
         Cores this rank may call its own: those it is bound to, shared fairly with the ranks bound to them too.
         At least 1.
@@ -30,7 +28,6 @@ class Topology:
         self.private = comm.Dup()
         self.rank, self.size = comm.rank, comm.size
         node = self.private.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
-        self.node_rank, self.node_size = node.rank, node.size
         mine = _affinity()
         others = node.allgather(mine)
         node.Free()

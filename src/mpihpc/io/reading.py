@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import h5py
@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc.array import DistArray, asarray, number_dtype
+from mpihpc.array import DistArray, asarray, number_dtype, require_cast
 from mpihpc.core.decomposition import Box, Decomposition, Width
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.topology import Topology
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     units: str | None = None
-    step: tuple[int, ...] = (1,)  # reads should begin at multiples of this
+    step: tuple[int, ...] | None = None  # reads should begin at multiples of this
     fortran: bool = False
 
 
@@ -118,6 +118,7 @@ class Reader:
                 decomposition = Decomposition.balanced(entry.shape, size, halo=halo or 1, dims=dims)
             if decomposition.shape != entry.shape:
                 raise ValueError(f"the decomposition is for shape {decomposition.shape}, the file has {entry.shape}")
+            require_cast(entry.dtype, number_dtype(entry.dtype if dtype is None else dtype))
             new = DistArray(decomposition, entry.dtype if dtype is None else dtype, comm=comm, halo=halo)
         if self.format == "npz":
             whole: NDArray[Any] | None = None
@@ -130,7 +131,7 @@ class Reader:
             # In slabs, so that neither a second block nor the pages of a mapped file pile up in memory.
             local = new.local
             limit = max(1, _SLAB_BYTES // entry.dtype.itemsize)
-            for box in _slabs(new.box, limit, entry):
+            for box in new.box.slabs(limit, step=entry.step, fastest_first=entry.fortran):
                 local[box.slices(new.box.start)] = self._read_box(entry, box)
         return new
 
@@ -184,48 +185,24 @@ def _inspect_npz(file: str) -> dict[str, Entry]:
 
 
 def _inspect_hdf5(h5: h5py.File) -> dict[str, Entry]:
-    entries = {}
+    entries: dict[str, Entry] = {}
 
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape is not None:
-            units = item.attrs.get("units")
-            entries[name] = Entry(
-                name,
-                item.shape,
-                item.dtype,
-                units if isinstance(units, str) else None,
-                item.chunks or (1,) * len(item.shape),
-            )
+    def visit(group: h5py.Group, above: tuple[Any, ...]) -> None:
+        for name in group:
+            item = group.get(name)  # None: a link to nowhere
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                units = item.attrs.get("units")
+                path = f"{group.name}/{name}".lstrip("/")
+                entries[path] = Entry(
+                    path, item.shape, item.dtype, units if isinstance(units, str) else None, item.chunks
+                )
+            elif isinstance(item, h5py.Group) and item.id not in above:  # links may go in circles
+                visit(item, (*above, item.id))
 
-    h5.visititems(visit)
+    visit(h5, (h5["/"].id,))
     return entries
 
 
 def _listed(names: list[str]) -> str:
     """The first of many names."""
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"
-
-
-def _slabs(box: Box, limit: int, entry: Entry) -> Iterator[Box]:
-    """A box in pieces of about `limit` cells that lie together in the file, cut at chunk boundaries."""
-    if not box.size:
-        return
-    axes = range(len(box.start))
-    # The slowest axis of the file first.
-    for axis in reversed(axes) if entry.fortran else axes:
-        length = box.stop[axis] - box.start[axis]
-        chunk = entry.step[axis] if len(entry.step) == len(box.start) else 1
-        if box.size <= limit or length == 1:
-            continue
-        rows = max(1, limit * length // box.size // chunk) * chunk
-        if rows >= length:
-            continue
-        start = box.start[axis]
-        while start < box.stop[axis]:
-            stop = min((start // rows + 1) * rows, box.stop[axis])
-            low = (*box.start[:axis], start, *box.start[axis + 1 :])
-            high = (*box.stop[:axis], stop, *box.stop[axis + 1 :])
-            yield from _slabs(Box(low, high), limit, entry)
-            start = stop
-        return
-    yield box

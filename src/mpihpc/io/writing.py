@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -76,7 +77,7 @@ class Writer:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
         self.attrs: dict[str, Any] = {
-            "command": " ".join(sys.argv),
+            "command": shlex.join(sys.orig_argv),
             "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
             "ranks": self.topology.size,
         }
@@ -86,17 +87,21 @@ class Writer:
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 check_target(self.file)
-                self._reserve(_METADATA)
-                with h5py.File(self._partial, "w"):
-                    pass
+                try:
+                    self._reserve(_METADATA)  # given back by the next line, but now it is known to be there
+                    h5py.File(self._partial, "w").close()
+                except BaseException:
+                    self.discard()
+                    raise
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             self.discard()
 
     def write(self, dataset: str, array: DistArray, *, attrs: Mapping[str, Any] | None = None) -> None:
@@ -153,7 +158,7 @@ class Writer:
                 _sync(os.path.dirname(self._target))
 
     def discard(self) -> None:
-        """Remove what has been written. The old file stays."""
+        """Remove what has been written and not been given its name. The old file stays."""
         if self.topology.rank == 0 and os.path.exists(self._partial):
             os.unlink(self._partial)
 
@@ -186,7 +191,6 @@ class Writer:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, 0, nbytes)
         except OSError as error:
-            os.unlink(self._partial)
             raise OSError(
                 error.errno,
                 f"no room for {nbytes} bytes ({error.strerror}): free some or write elsewhere",
@@ -244,26 +248,29 @@ def _write_mpiio(file: str, offset: int, array: DistArray) -> None:
     """Every rank's box through MPI-IO, collectively, out of the padded block without a copy."""
     box, frame, comm = array.box, array.frame, array.topology.private
     cell = MPI.BYTE.Create_contiguous(array.dtype.itemsize).Commit()
-    rounds = comm.allreduce(-(-box.size * array.dtype.itemsize // _ROUND_BYTES), op=MPI.MAX)
+    parts = list(box.slabs(max(1, _ROUND_BYTES // array.dtype.itemsize)))
+    rounds = comm.allreduce(len(parts), op=MPI.MAX)
+    failure: MPI.Exception | None = None
     handle = MPI.File.Open(comm, file, MPI.MODE_WRONLY)
-    try:
-        for k in range(rounds):
-            rows = [box.start[0] + box.shape[0] * j // rounds for j in (k, k + 1)]
-            part = box._replace(start=(rows[0], *box.start[1:]), stop=(rows[1], *box.stop[1:]))
-            count, there, here = 0, cell, cell
-            if part.size:
-                corner = [p - f for p, f in zip(part.start, frame.start, strict=True)]
-                count = 1
-                there = cell.Create_subarray(array.shape, part.shape, part.start).Commit()
-                here = cell.Create_subarray(frame.shape, part.shape, corner).Commit()
+    for k in range(rounds):
+        count, there, here = 0, cell, cell
+        if k < len(parts):
+            corner = [p - f for p, f in zip(parts[k].start, frame.start, strict=True)]
+            count = 1
+            there = cell.Create_subarray(array.shape, parts[k].shape, parts[k].start).Commit()
+            here = cell.Create_subarray(frame.shape, parts[k].shape, corner).Commit()
+        try:
             handle.Set_view(offset, cell, there, "native")
             handle.Write_all([array.padded, count, here])
-            if part.size:
-                there.Free()
-                here.Free()
-    finally:
-        handle.Close()
-        cell.Free()
+        except MPI.Exception as error:
+            failure = failure or error  # the others go on, and need this rank in their calls
+        if count:
+            there.Free()
+            here.Free()
+    handle.Close()
+    cell.Free()
+    if failure:
+        raise failure
 
 
 def _sync(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Complex
 from operator import index
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from mpihpc.array import DistArray
-from mpihpc.core.decomposition import Decomposition
+from mpihpc.array import DistArray, require_cast
+from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.device import thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes
@@ -65,8 +66,14 @@ class Stencil:
             boundary_modes(mode, decomposition.ndim)
             if dtype != working_dtype(dtype, taps):
                 raise TypeError(f"stencils compute in {working_dtype(dtype, taps)}, not in {dtype}")
-            if np.ndim(cval) or (np.iscomplexobj(cval) and dtype.kind != "c"):
-                raise TypeError(f"cval {cval} is not one number of dtype {dtype}")
+            if not isinstance(cval, Complex) or (cval.imag and dtype.kind != "c"):
+                raise TypeError(f"cval {cval!r} is not one number of dtype {dtype}")
+            cval = dtype.type(complex(cval) if dtype.kind == "c" else float(cval.real))
+            if decomposition.size != topology.size:
+                raise ValueError(
+                    f"grid {grid_text(decomposition.dims)} needs {ranks_text(decomposition.size)}, "
+                    f"the job has {topology.size}"
+                )
             self.threads = thread_count(topology.cores, threads)
         self.dtype = dtype
         self.halo = Halo(decomposition, topology, taps.width, dtype, mode, cval, corners=not taps.star)
@@ -198,18 +205,6 @@ def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:
     new = DistArray(u.decomposition, dtype, comm=u.comm, halo=width)
     new.local[...] = u.local
     return new
-
-
-def require_cast(source: np.dtype, target: np.dtype) -> None:
-    """Refuse to drop imaginary parts.
-
-    Raises
-    ------
-    TypeError
-        `source` is complex and `target` is not.
-    """
-    if source.kind == "c" and target.kind != "c":
-        raise TypeError(f"complex input ({source}) does not fit dtype {target}: use complex64 or complex128")
 
 
 def check_axes(ndim: int) -> None:

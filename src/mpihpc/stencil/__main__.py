@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 import mpihpc
 from mpihpc import io
-from mpihpc.array import DistArray
-from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
+from mpihpc.array import DistArray, require_cast
+from mpihpc.config import option, parse_config, stored
+from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
 from mpihpc.core.device import blas_threads, select_device
 from mpihpc.core.failure import agree, nearest
-from mpihpc.core.halo import MODES, boundary_modes
+from mpihpc.core.halo import MODES, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import sent
-from mpihpc.programs import Parser, execute, progress
-from mpihpc.stencil import Evolution, Taps, check_axes, require_cast, working_dtype
+from mpihpc.programs import execute, progress
+from mpihpc.stencil import Evolution, Taps, check_axes, working_dtype
 from mpihpc.stencil.named import named_kernel
 from mpihpc.stencil.picture import check_picture, picture
 from mpihpc.stencil.verify import verify
@@ -40,25 +41,48 @@ examples:
 """
 
 
+def _grid(text: str) -> tuple[int, ...]:
+    return tuple(int(p) for p in text.lower().split("x"))
+
+
+def _number(text: str) -> complex:
+    return complex(text) if text.endswith("j") else float(text)
+
+
 @dataclass(frozen=True)
 class Config:
-    """What to do; the fields are the options of the command line."""
+    """What to do; the fields are the flags of the command line and the keys of a configuration file."""
 
-    shape: tuple[int, ...] | None = None
-    input: str | None = None
-    kernel: str = "heat"
-    steps: int | None = None
-    mode: str = "reflect"
-    cval: complex = 0.0
-    dtype: str | None = None
-    grid: tuple[int, ...] | None = None
-    threads: int | None = None
-    device: str = "auto"
-    output: str | None = None
-    plot: str | None = None
-    verify: bool = False
-    json: bool = False
-    quiet: bool = False
+    shape: tuple[int, ...] | None = option(
+        None, "no input: a hot block in the middle of zeros", type=int, metavar="N", separator=" "
+    )
+    input: str | None = option(None, ".h5, .npy or .npz", metavar="FILE[:DATASET]")
+    kernel: str = option(
+        "heat",
+        "heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis] sharpen identity, or FILE.npy, or a list "
+        "such as '[[0,1,0],[1,-4,1],[0,1,0]]' (default: heat)",
+        metavar="KERNEL",
+    )
+    steps: int | None = option(None, "default: 100 for heat, 1 for other kernels", type=int, metavar="N")
+    mode: str = option(
+        "reflect", f"beyond the array; one per axis with commas: {' '.join(MODES)}", metavar="MODE", separator=","
+    )
+    cval: complex = option(0.0, "the value beyond constant axes (default: 0)", type=_number, metavar="0.5")
+    dtype: str | None = option(None, "default: the input's, integers as float64", metavar="|".join(DTYPES))
+    grid: tuple[int, ...] | None = option(
+        None, "ranks along each axis (default: fewest halo bytes)", type=_grid, metavar="4x2", separator="x"
+    )
+    threads: int | None = option(
+        None, "per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
+    )
+    device: str = option("auto", "default: auto", metavar="auto|cpu|gpu")
+    output: str | None = option(None, "the result (default dataset: data)", metavar="FILE.h5[:DATASET]")
+    plot: str | None = option(
+        None, "a picture of the result, of its middle slice if it has 3 axes or more", metavar="FILE.png"
+    )
+    verify: bool = option(False, "compute it again with SciPy on rank 0; exit 1 on a difference")
+    json: bool = option(False, "one line of JSON at the end")
+    quiet: bool = option(False, "errors only (and the JSON line)")
 
 
 @dataclass(frozen=True)
@@ -84,51 +108,14 @@ class Result:
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:
     """The configuration for a command line."""
-    parser = Parser(
+    return parse_config(
+        Config,
+        argv,
         prog="mpihpc.stencil",
         description="Apply a stencil many times to an array that is spread over MPI ranks.",
         epilog=EXAMPLES,
+        version=f"mpihpc {mpihpc.__version__}",
     )
-    add = parser.add_argument
-    add("--shape", type=int, nargs="+", metavar="N", help="no input: a hot block in the middle of zeros")
-    add("--input", metavar="FILE[:DATASET]", help=".h5, .npy or .npz")
-    add(
-        "--kernel",
-        default=Config.kernel,
-        help="heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis] sharpen identity, or FILE.npy, or "
-        "a list such as '[[0,1,0],[1,-4,1],[0,1,0]]' (default: heat)",
-    )
-    add("--steps", type=int, metavar="N", help="default: 100 for heat, 1 for other kernels")
-    add("--mode", default=Config.mode, help=f"beyond the array; one per axis with commas: {' '.join(MODES)}")
-    add(
-        "--cval",
-        type=_number,
-        default=Config.cval,
-        metavar="X",
-        help="the value beyond constant axes (default: 0)",
-    )
-    add("--dtype", metavar="|".join(DTYPES), help="default: the input's, integers as float64")
-    add("--grid", type=_grid, metavar="4x2", help="ranks along each axis (default: fewest halo bytes)")
-    add(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="per rank (default: OMP_NUM_THREADS, or its share of the cores)",
-    )
-    add("--device", default=Config.device, metavar="auto|cpu|gpu", help="default: auto")
-    add("--output", metavar="FILE.h5[:DATASET]", help="the result (default dataset: data)")
-    add(
-        "--plot",
-        metavar="FILE.png",
-        help="a picture of the result, of its middle slice if it has 3 axes or more",
-    )
-    add("--verify", action="store_true", help="compute it again with SciPy on rank 0; exit 1 on a difference")
-    add("--json", action="store_true", help="one line of JSON at the end")
-    add("--quiet", action="store_true", help="errors only (and the JSON line)")
-    add("--version", action="version", version=f"mpihpc {mpihpc.__version__}")
-    options: dict[str, Any] = vars(parser.parse_args(argv))
-    options["shape"] = options["shape"] and tuple(options["shape"])
-    return Config(**options)
 
 
 def run(comm: MPI.Intracomm, config: Config) -> Result:
@@ -156,7 +143,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     with agree(comm, root=0):
         if config.input and config.shape:
             raise ValueError("--input and --shape exclude each other: give one of them")
-        steps = (100 if config.kernel.startswith("heat") else 1) if config.steps is None else config.steps
+        steps = (100 if config.kernel.partition(":")[0] == "heat" else 1) if config.steps is None else config.steps
         if steps < 0:
             raise ValueError(f"steps {steps} is negative: use 0 or more")
         device = select_device(config.device)
@@ -182,7 +169,11 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         dtype = _dtype(config, dtype, taps)
         modes = boundary_modes(config.mode.split(",") if "," in config.mode else config.mode, len(shape))
         cut = Decomposition.balanced(
-            shape, topology.size, halo=taps.width, periodic=[m == "wrap" for m in modes], dims=config.grid
+            shape,
+            topology.size,
+            halo=symmetric_width(taps.width, modes),
+            periodic=[m == "wrap" for m in modes],
+            dims=config.grid,
         )
     plan = Evolution(cut, taps, dtype, comm=comm, mode=modes, cval=config.cval, threads=config.threads)
     threads, width = plan.stencil.threads, plan.stencil.halo.width
@@ -224,7 +215,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     if config.output:
         file, name = io.split_name(config.output)
         with io.Writer(file, comm=comm) as writer:
-            writer.attrs["config"] = json.dumps(asdict(config), default=str)
+            writer.attrs["config"] = stored(replace(config, steps=steps))
             writer.write(name or "data", u, attrs={"units": units} if units else None)
     seconds_io += time.perf_counter() - begin
     if config.plot:
@@ -297,11 +288,8 @@ def _hot_block(cut: Decomposition, dtype: np.dtype, comm: MPI.Intracomm, halo: A
     """Ones in the middle half of each axis, zeros around."""
     u = DistArray(cut, dtype, comm=comm, halo=halo)
     u.padded.fill(0)
-    hot = tuple(
-        slice(max(n // 4, a) - a, max(max(n // 4, a), min(n - n // 4, b)) - a)
-        for n, a, b in zip(cut.shape, *u.box, strict=True)
-    )
-    u.local[hot] = 1
+    hot = Box(tuple(n // 4 for n in cut.shape), tuple(n - n // 4 for n in cut.shape))
+    u.local[(u.box & hot).slices(u.box.start)] = 1
     return u
 
 
@@ -319,17 +307,9 @@ def _summary(config: Config, result: Result) -> str:
         lines.append(f"result: {config.output}")
     if config.plot:
         lines.append(f"picture: {config.plot}")
-    if len(sys.argv) == 1:
+    if config == Config():
         lines.append("more: --shape 4096 4096 --steps 1000, or --input FILE --kernel gaussian:2; --help tells all")
     return "\n".join(lines)
-
-
-def _number(text: str) -> complex:
-    return complex(text) if text.endswith("j") else float(text)
-
-
-def _grid(text: str) -> tuple[int, ...]:
-    return tuple(int(p) for p in text.lower().split("x"))
 
 
 if __name__ == "__main__":

@@ -81,5 +81,9 @@ def picture(u: DistArray, file: str, title: str, units: str | None = None) -> No
                 figure.colorbar(shown, label=units or "")
             axes.set_title(title)
             partial = f"{file}.partial{os.path.splitext(file)[1]}"
-            figure.savefig(partial, dpi=120)
-            os.replace(partial, file)
+            try:
+                figure.savefig(partial, dpi=120)
+                os.replace(partial, file)
+            finally:
+                if os.path.exists(partial):
+                    os.unlink(partial)
