@@ -68,7 +68,7 @@ class Stencil:
                 raise TypeError(f"stencils compute in {working_dtype(dtype, taps)}, not in {dtype}")
             if not isinstance(cval, Complex) or (cval.imag and dtype.kind != "c"):
                 raise TypeError(f"cval {cval!r} is not one number of dtype {dtype}")
-            cval = dtype.type(complex(cval) if dtype.kind == "c" else float(cval.real))
+            cval = np.array(complex(cval) if dtype.kind == "c" else float(cval.real), dtype)[()]
             if decomposition.size != topology.size:
                 raise ValueError(
                     f"grid {grid_text(decomposition.dims)} needs {ranks_text(decomposition.size)}, "
