@@ -19,7 +19,7 @@ from mpihpc.kernels import cpu
 
 
 class DistArray:
-    """A global array cut into one block per rank.
+    """A global array cut into one block per rank. Making it is collective.
 
     Made by the functions of this module (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
     `mpihpc.io.read`, or from a decomposition as below. It wraps one local array: NumPy never sees the global one, and
@@ -63,16 +63,17 @@ class DistArray:
         halo: int | Sequence[int] | Width = 0,
     ) -> None:
         self.topology = Topology.of(comm)
-        if decomposition.size != self.topology.size:
-            raise ValueError(
-                f"grid {grid_text(decomposition.dims)} needs {ranks_text(decomposition.size)}, "
-                f"the job has {self.topology.size}"
-            )
         self.decomposition = decomposition
-        self.halo = halo_width(halo, decomposition.ndim)
-        self.box = decomposition.box(self.topology.rank)
-        self.frame = self.box.grow(self.halo) if self.box.size else self.box
-        self.padded: NDArray[Any] = np.empty(self.frame.shape, number_dtype(dtype))
+        with agree(self.topology.private):
+            if decomposition.size != self.topology.size:
+                raise ValueError(
+                    f"grid {grid_text(decomposition.dims)} needs {ranks_text(decomposition.size)}, "
+                    f"the job has {self.topology.size}"
+                )
+            self.halo = halo_width(halo, decomposition.ndim)
+            self.box = decomposition.box(self.topology.rank)
+            self.frame = self.box.grow(self.halo) if self.box.size else self.box
+            self.padded: NDArray[Any] = np.empty(self.frame.shape, number_dtype(dtype))
 
     @property
     def comm(self) -> MPI.Intracomm:
@@ -131,8 +132,8 @@ class DistArray:
         with agree(self.topology.private):
             if root is not None and not 0 <= root < size:
                 raise ValueError(f"root {root} is not one of the {size} ranks: use 0 to {size - 1}, or None for all")
-        gets_it = root in (None, self.topology.rank)
-        whole = np.empty(self.shape if gets_it else (0,) * self.ndim, self.dtype)
+            gets_it = root in (None, self.topology.rank)
+            whole = np.empty(self.shape if gets_it else (0,) * self.ndim, self.dtype)
         self._move(Transfer(self.decomposition, Whole(self.shape, size, root)), whole)
         return whole if gets_it else None
 
@@ -233,7 +234,7 @@ def empty(
     with agree(topology.private):
         sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
         cut = Decomposition.balanced(sizes, topology.size, halo=halo or 1, dims=dims)
-        return DistArray(cut, dtype, comm=comm, halo=halo)
+    return DistArray(cut, dtype, comm=comm, halo=halo)
 
 
 def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = None, **where: Any) -> DistArray:

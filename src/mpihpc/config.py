@@ -133,6 +133,8 @@ def _from_file(file: str, known: Mapping[str, Field[Any]]) -> dict[str, Any]:
 
 def _convert(item: Field[Any], value: Any, where: str) -> Any:
     """A value from a flag or a file in the type of its field."""
+    if value in ("", []):
+        raise ValueError(f"{where}: it is empty")
     if isinstance(item.default, bool):
         if not isinstance(value, bool):
             raise ValueError(f"{where}: {value!r} is neither true nor false")

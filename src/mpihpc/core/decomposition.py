@@ -181,6 +181,8 @@ class Decomposition:
             raise ValueError("an array with 0 axes cannot be split: give it at least 1 axis")
         if min(self.shape) < 0:
             raise ValueError(f"shape {self.shape} has a negative length")
+        if math.prod(self.shape) >= 1 << 63:
+            raise ValueError(f"shape {self.shape} has {math.prod(self.shape)} cells, more than 2**63 - 1")
         if min(self.dims) < 1:
             raise ValueError(f"grid {grid_text(self.dims)} has an axis with no ranks: use 1 or more")
 

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from mpihpc.core.failure import nearest
 
+MAX_THREADS = 1024
 DEVICES = ("auto", "cpu", "gpu")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -32,11 +33,11 @@ def select_device(name: str) -> str:
 def thread_count(cores: int, threads: int | None = None) -> int:
     """Threads of a rank: as asked for, else OMP_NUM_THREADS, else the cores it may call its own."""
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads {threads} is less than 1: use 1 or more")
+        if not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads {threads} is not a number from 1 to {MAX_THREADS}")
         return threads
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else cores
+    return int(wanted) if wanted.isdigit() and 1 <= int(wanted) <= MAX_THREADS else min(cores, MAX_THREADS)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import h5py
@@ -119,12 +121,12 @@ class Reader:
             if decomposition.shape != entry.shape:
                 raise ValueError(f"the decomposition is for shape {decomposition.shape}, the file has {entry.shape}")
             require_cast(entry.dtype, number_dtype(entry.dtype if dtype is None else dtype))
-            new = DistArray(decomposition, entry.dtype if dtype is None else dtype, comm=comm, halo=halo)
+        new = DistArray(decomposition, entry.dtype if dtype is None else dtype, comm=comm, halo=halo)
         if self.format == "npz":
             whole: NDArray[Any] | None = None
             with agree(self.topology.private, root=0):
                 if self.topology.rank == 0:
-                    with np.load(self.file, allow_pickle=False) as archive:
+                    with _readable(self.file, entry.name), np.load(self.file, allow_pickle=False) as archive:
                         whole = archive[entry.name]
             return asarray(whole, new.dtype, comm=comm, dims=decomposition.dims, halo=halo)
         with agree(self.topology.private):
@@ -137,10 +139,8 @@ class Reader:
 
     def _read_box(self, entry: Entry, box: Box) -> NDArray[Any]:
         if self._h5 is not None:
-            try:
+            with _readable(self.file, entry.name):
                 return np.asarray(self._h5[entry.name][box.slices()])
-            except (OSError, RuntimeError) as error:
-                raise OSError(f"{self.file}: dataset {entry.name!r} cannot be read: {error}") from error
         # Mapped anew each time: the pages of the last slab are given back.
         return np.array(np.load(self.file, mmap_mode="r", allow_pickle=False)[box.slices()])
 
@@ -149,9 +149,11 @@ def _inspect(file: str) -> tuple[str, dict[str, Entry]]:
     """The format of a file, and what is in it."""
     if os.path.isdir(file):
         raise IsADirectoryError(f"{file} is a folder, not a file")
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise OSError(f"{file} is no regular file: each rank must be able to read its own part")
     with open(file, "rb") as stream:
         head = stream.read(8)
-    try:
+    with _readable(file):
         if head.startswith(b"\x93NUMPY"):
             array = np.load(file, mmap_mode="r", allow_pickle=False)
             fortran = array.flags.f_contiguous and not array.flags.c_contiguous
@@ -160,11 +162,17 @@ def _inspect(file: str) -> tuple[str, dict[str, Entry]]:
             return "npz", _inspect_npz(file)
         with h5py.File(file, "r") as h5:
             return "hdf5", _inspect_hdf5(h5)
-    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        why = str(error)
-        if "signature not found" in why:
-            why = "it is neither HDF5 nor .npy nor .npz"
-        raise OSError(f"{file} cannot be read: {why}") from error
+
+
+@contextmanager
+def _readable(file: str, dataset: str = "") -> Iterator[None]:
+    """What the libraries raise for files they cannot read, as one line that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        what = f"{file}: dataset {dataset!r}" if dataset else file
+        why = "it is neither HDF5 nor .npy nor .npz" if "signature not found" in str(error) else error
+        raise OSError(f"{what} cannot be read: {why}") from error
 
 
 def _inspect_npz(file: str) -> dict[str, Entry]:
@@ -192,6 +200,8 @@ def _inspect_hdf5(h5: h5py.File) -> dict[str, Entry]:
             item = group.get(name)  # None: a link to nowhere
             if isinstance(item, h5py.Dataset) and item.shape is not None:
                 units = item.attrs.get("units")
+                if isinstance(units, bytes):  # of a fixed length, as netCDF and C programs write it
+                    units = units.decode(errors="replace")
                 path = f"{group.name}/{name}".lstrip("/")
                 entries[path] = Entry(
                     path, item.shape, item.dtype, units if isinstance(units, str) else None, item.chunks

@@ -30,13 +30,13 @@ _METADATA = 1 << 16  # more than HDF5 needs for the description of a dataset
 _ROUND_BYTES = 1 << 30  # MPI-IO libraries have been seen to break on single writes of more than 2 GiB
 
 
-def check_target(file: str | os.PathLike[str]) -> None:
-    """Refuse a result file that cannot be written, before anything is computed. For one rank, inside `agree`.
+def check_target(file: str | os.PathLike[str], dataset: str = "data") -> None:
+    """Refuse a result that cannot be written, before anything is computed. For one rank, inside `agree`.
 
     Raises
     ------
     ValueError
-        Not an HDF5 name.
+        Not the name of an HDF5 file, or of a dataset.
     OSError
         The folder does not exist or is not writable, or the name is taken by a folder or a read-only file.
     """
@@ -44,6 +44,8 @@ def check_target(file: str | os.PathLike[str]) -> None:
     folder = os.path.dirname(target)
     if not target.lower().endswith((".h5", ".hdf5", ".he5", ".nc")):
         raise ValueError(f"{os.fspath(file)} is no name for an HDF5 file: end it with .h5")
+    if not all(part.strip(".") for part in dataset.strip("/").split("/")):
+        raise ValueError(f"{dataset!r} is no name for a dataset in {os.fspath(file)}: use NAME or GROUP/NAME")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{os.fspath(file)} cannot be written: there is no folder {folder}")
     if os.path.isdir(target):
@@ -123,7 +125,11 @@ class Writer:
             if array.topology is not self.topology:
                 raise ValueError("the array lies on another communicator than the file: open it with comm=array.comm")
             if self.topology.rank == 0:
-                offset = self._create(dataset, array, dict(attrs or {}))
+                check_target(self.file, dataset)
+                try:
+                    offset = self._create(dataset, array, dict(attrs or {}))
+                except (ValueError, RuntimeError) as error:
+                    raise OSError(f"{self.file}: dataset {dataset!r} cannot be made: {error}") from error
         offset = private.bcast(offset, root=0)
         if offset is None:  # no cells
             return

@@ -141,7 +141,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     topology = Topology.of(comm)
     begin = time.perf_counter()
     with agree(comm, root=0):
-        if config.input and config.shape:
+        if config.input is not None and config.shape is not None:
             raise ValueError("--input and --shape exclude each other: give one of them")
         steps = (100 if config.kernel.partition(":")[0] == "heat" else 1) if config.steps is None else config.steps
         if steps < 0:
@@ -151,11 +151,12 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
             raise ValueError(f"unknown dtype {config.dtype!r}: {nearest(str(config.dtype), DTYPES)}")
         if topology.rank == 0:  # ranks on other nodes may see other folders
             if config.output:
-                io.check_target(io.split_name(config.output)[0])
+                file, name = io.split_name(config.output)
+                io.check_target(file, "data" if name is None else name)
             if config.plot:
                 check_picture(config.plot)
     reader, dataset, units = None, None, None
-    shape, dtype = config.shape or (1024, 1024), np.dtype(config.dtype or float)
+    shape, dtype = config.shape if config.shape is not None else (1024, 1024), np.dtype(config.dtype or float)
     if config.input:
         file, dataset = io.split_name(config.input)
         reader = io.Reader(file, comm=comm)
@@ -165,6 +166,8 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
             entry = reader.entry(dataset)
             shape, units, dtype = entry.shape, entry.units, np.dtype(config.dtype or entry.dtype)
             require_cast(entry.dtype, dtype)
+        if config.plot and 0 in shape:
+            raise ValueError(f"there is nothing to plot in an array of shape {tuple(shape)}")
         taps = Taps.from_kernel(kernel, len(shape))
         dtype = _dtype(config, dtype, taps)
         modes = boundary_modes(config.mode.split(",") if "," in config.mode else config.mode, len(shape))
@@ -216,7 +219,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         file, name = io.split_name(config.output)
         with io.Writer(file, comm=comm) as writer:
             writer.attrs["config"] = stored(replace(config, steps=steps))
-            writer.write(name or "data", u, attrs={"units": units} if units else None)
+            writer.write("data" if name is None else name, u, attrs={"units": units} if units else None)
     seconds_io += time.perf_counter() - begin
     if config.plot:
         picture(u, config.plot, f"{config.kernel}, {steps} steps, {config.mode}", units)
@@ -268,7 +271,8 @@ def _kernel(
                 try:
                     weights = np.load(text, allow_pickle=False)
                 except (ValueError, EOFError) as error:
-                    raise ValueError(f"kernel {text} cannot be read: {error}") from error
+                    why = "it holds objects, not numbers" if "allow_pickle" in str(error) else error
+                    raise ValueError(f"kernel {text} cannot be read: {why}") from error
             elif os.sep in text or os.path.isfile(text):
                 raise ValueError(f"kernel file {text} is not a .npy file")
             else:

@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 
 from mpihpc.core.failure import nearest
 
+_MAX_ORDER, _MAX_SIGMA, _MAX_SIZE = 100, 1000, 10_000
+
 
 def heat(ndim: int, alpha: float = 0.1) -> NDArray[Any]:
     """One explicit Euler step of the heat equation, ``u + alpha * laplace(u)``; stable up to ``1 / (2 * ndim)``."""
+    if not isfinite(alpha):
+        raise ValueError(f"heat alpha {alpha} is not a finite number")
     return identity(ndim, 3) + alpha * laplace(ndim)
 
 
@@ -24,8 +28,8 @@ def laplace(ndim: int, order: int = 2) -> NDArray[Any]:
     The weights of the second derivative, from Fornberg, Mathematics of Computation 51 (1988) 699, in closed form:
     ``2 (-1)**(k + 1) * m!**2 / (k**2 * (m - k)! * (m + k)!)`` at distance k, with ``m = order / 2``.
     """
-    if order < 2 or order % 2:
-        raise ValueError(f"laplace order {order} is not an even number of 2 or more")
+    if not 2 <= order <= _MAX_ORDER or order % 2:
+        raise ValueError(f"laplace order {order} is not an even number from 2 to {_MAX_ORDER}")
     m = order // 2
     side = [
         2 * (-1) ** (k + 1) * factorial(m) ** 2 / (k**2 * factorial(m - k) * factorial(m + k)) for k in range(1, m + 1)
@@ -39,15 +43,15 @@ def laplace(ndim: int, order: int = 2) -> NDArray[Any]:
 
 def mean(ndim: int, size: int) -> NDArray[Any]:
     """The mean over `size` cells on each axis."""
-    if size < 1:
-        raise ValueError(f"mean size {size} is less than 1")
+    if not 1 <= size <= _MAX_SIZE:
+        raise ValueError(f"mean size {size} is not a number from 1 to {_MAX_SIZE}")
     return np.full((size,) * ndim, 1 / size**ndim)
 
 
 def gaussian(ndim: int, sigma: float) -> NDArray[Any]:
     """A Gaussian of standard deviation `sigma` cells, cut at 4 sigma as `scipy.ndimage.gaussian_filter` does."""
-    if not (isfinite(sigma) and sigma > 0):
-        raise ValueError(f"gaussian sigma {sigma} is not a positive number")
+    if not 0.01 <= sigma <= _MAX_SIGMA:
+        raise ValueError(f"gaussian sigma {sigma} is not a number from 0.01 to {_MAX_SIGMA}")
     x = np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
     line = np.exp(-0.5 / sigma**2 * x**2)
     return _outer([line / line.sum()] * ndim)

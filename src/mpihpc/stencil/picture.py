@@ -22,6 +22,8 @@ def check_picture(file: str) -> None:
     folder = os.path.dirname(os.path.realpath(file))
     if not file.lower().endswith((".png", ".pdf", ".svg", ".jpg")):
         raise ValueError(f"{file} is no name for a picture: end it with .png")
+    if os.path.isdir(file):
+        raise IsADirectoryError(f"{file} cannot be written: it is a folder")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{file} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -84,6 +86,8 @@ def picture(u: DistArray, file: str, title: str, units: str | None = None) -> No
             try:
                 figure.savefig(partial, dpi=120)
                 os.replace(partial, file)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, file) from error
             finally:
                 if os.path.exists(partial):
                     os.unlink(partial)
