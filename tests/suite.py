@@ -60,6 +60,8 @@ def environment() -> dict[str, str]:
         "OMPI_MCA_mpi_yield_when_idle": "1",
         # Open MPI 5's OFI transport takes a second to find out that one node does not need it.
         "OMPI_MCA_btl": "^ofi",
+        # Open MPI 4 sleeps this long, twice, before it passes on a program's exit code.
+        "OMPI_MCA_odls_base_sigkill_timeout": "0",
         # Ranks that share cores must not start a team of BLAS threads each.
         "OPENBLAS_NUM_THREADS": "1",
     }
