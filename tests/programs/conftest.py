@@ -28,13 +28,13 @@ class Finished:
 
 
 def without_noise(text: str) -> list[str]:
-    """The lines that are not mpirun's: its notices stand between dashes or begin with ``[host:pid]``."""
+    """The lines that are not mpirun's: its notices stand between dashes or begin with ``[host:pid]``, libevent's with ``[warn]``."""
     own: list[str] = []
     notice = False
     for line in text.replace("\0", "").splitlines():  # Open MPI 5 ends its notices with one
         if re.fullmatch(r"-{60,}", line.strip()):
             notice = not notice
-        elif not notice and line.strip() and not re.match(r"\[[^\]\s]+:\d+\] ", line):
+        elif not notice and line.strip() and not re.match(r"\[[^\]\s]+:\d+\] |\[warn\] Epoll ", line):
             own.append(line)
     return own
 

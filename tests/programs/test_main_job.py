@@ -400,12 +400,15 @@ def gaussian1():
     return np.outer(line, line) / line.sum() ** 2
 
 
-@pytest.mark.parametrize("option", ["--verify", "--plot out.png"])
-def test_array_without_cells(launch, tmp_path, option):
-    """Nothing to do is done."""
-    done = launch(2, *STENCIL, "--shape", "0", "5", "--output", "out.h5", *option.split())
+def test_array_without_cells(launch, tmp_path):
+    """Nothing to do is done, but cannot be drawn."""
+    command = (2, *STENCIL, "--shape", "0", "5", "--output", "out.h5")
+    done = launch(*command, "--verify")
     assert (done.returncode, done.lines) == (0, [])
     assert data(tmp_path / "out.h5").shape == (0, 5)
+    done = launch(*command, "--plot", "out.png")
+    assert (done.returncode, len(done.lines)) == (2, 1)
+    assert "nothing to plot in an array of shape (0, 5)" in done.lines[0]
 
 
 def test_later_run_replaces_the_output(launch, tmp_path, small):
