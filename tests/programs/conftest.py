@@ -28,7 +28,7 @@ class Finished:
 
 
 def without_noise(text: str) -> list[str]:
-    """The lines that are not mpirun's: its notices stand between dashes or begin with ``[host:pid]``, libevent's with ``[warn]``."""
+    """The lines that are not mpirun's (notices between dashes or after ``[host:pid]``) or libevent's (``[warn]``)."""
     own: list[str] = []
     notice = False
     for line in text.replace("\0", "").splitlines():  # Open MPI 5 ends its notices with one
