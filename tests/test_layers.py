@@ -6,12 +6,25 @@ from pathlib import Path
 import mpihpc
 
 FLOORS = [
-    ("machine", ["kernels", "core.device", "core.failure", "_core"]),
+    ("machine", ["kernels", "core.device", "core.failure", "core.watchdog", "_core"]),
     ("geometry", ["core.decomposition", "core.topology"]),
     ("movement", ["core.transfer", "core.halo"]),
     ("array", ["array"]),
     ("user modules", ["io", "stencil", "ndimage"]),
-    ("programs", ["programs", "config", "stencil.__main__", "stencil.verify", "stencil.picture"]),
+    (
+        "programs",
+        [
+            "programs",
+            "config",
+            "stencil.__main__",
+            "stencil.options",
+            "stencil.job",
+            "stencil.verify",
+            "stencil.picture",
+            "view",
+            "doctor",
+        ],
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ A *layout* says which cells each rank has or needs. It has two methods:
     the ranks that hold or want a part of `box`, in increasing order (a few too many do no harm: their overlap is
     then empty).
 
-`Decomposition`, `Grown` and `Whole` are the layouts; `mpihpc.core.transfer.Transfer` moves data between any two.
+`Decomposition`, `Grown`, `Rows` and `Whole` are layouts; `mpihpc.core.transfer.Transfer` moves data between any two.
 """
 
 from __future__ import annotations
@@ -369,6 +369,50 @@ class Grown:
         else:
             for d in range(len(own)):
                 yield [*own[:d], near[d], *own[d + 1 :]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The array in slabs of whole rows, cut at multiples of a step: how ranks hold whole chunks of a file.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Global shape.
+    size : int
+        Number of ranks. Some have nothing where there are fewer steps.
+    step : int
+        Rows in a step.
+
+    Examples
+    --------
+    >>> [Rows((10, 4), 2, 3).box(rank).shape for rank in (0, 1)]
+    [(6, 4), (4, 4)]
+    """
+
+    shape: tuple[int, ...]
+    size: int
+    step: int
+
+    def box(self, rank: int) -> Box:
+        """The rows a rank has."""
+        steps = self._steps.box(rank)
+        ends = (min(i * self.step, self.shape[0]) for i in (*steps.start, *steps.stop))
+        whole = Box.whole(self.shape)
+        return Box((next(ends), *whole.start[1:]), (next(ends), *whole.stop[1:]))
+
+    def parts(self, rank: int) -> list[Part]:
+        """The rank's rows."""
+        box = self.box(rank)
+        return [Part(box, (0,) * len(self.shape))] if box.size else []
+
+    def owners(self, box: Box) -> list[int]:
+        """The ranks that have rows of `box`."""
+        return list(self._steps.blocks(0, box.start[0] // self.step, -(-box.stop[0] // self.step)))
+
+    @property
+    def _steps(self) -> Decomposition:
+        return Decomposition((-(-self.shape[0] // self.step),), (self.size,))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, Width
+from mpihpc.io.layout import gzip_level
 from mpihpc.io.reading import Reader
+from mpihpc.io.series import Series
 from mpihpc.io.writing import Writer, check_target
 
-__all__ = ["Reader", "Writer", "check_target", "open", "read", "split_name", "write"]
+__all__ = ["Reader", "Series", "Writer", "check_target", "gzip_level", "open", "read", "split_name", "write"]
 
 _SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".npy", ".npz")
 
@@ -85,6 +87,8 @@ def write(
     dataset: str = "data",
     *,
     attrs: Mapping[str, Any] | None = None,
+    compress: str | None = None,
+    chunks: bool = False,
 ) -> None:
     """Write an array into a new HDF5 file; each rank writes its own box. Collective.
 
@@ -100,6 +104,10 @@ def write(
         Name of the dataset, ``group/name`` if wanted.
     attrs : mapping, optional
         Attributes of the dataset, such as ``{"units": "m"}``.
+    compress : str, optional
+        "gzip" or "gzip:LEVEL", level 1 to 9.
+    chunks : bool
+        In chunks of about 1 MiB. Default: contiguous, unless compressed.
 
     Raises
     ------
@@ -107,7 +115,7 @@ def write(
         No such folder, no permission, no room. On all ranks, with the same text.
     """
     with Writer(file, comm=array.comm) as writer:
-        writer.write(dataset, array, attrs=attrs)
+        writer.write(dataset, array, attrs=attrs, compress=compress, chunks=chunks)
 
 
 def split_name(text: str) -> tuple[str, str | None]:

@@ -31,6 +31,7 @@ class Entry(NamedTuple):
     units: str | None = None
     step: tuple[int, ...] | None = None  # reads should begin at multiples of this
     fortran: bool = False
+    scale: bool = False  # the coordinates of an axis of another one
 
 
 class Reader:
@@ -78,7 +79,7 @@ class Reader:
             self._h5 = None
 
     def entry(self, dataset: str | None = None) -> Entry:
-        """The array of this name; None: the only one.
+        """The array of this name; None: the only one that does not describe the axes of another.
 
         Raises
         ------
@@ -88,9 +89,10 @@ class Reader:
             It does not hold numbers.
         """
         names = list(self.entries)
-        if dataset is None and len(names) != 1:
-            raise ValueError(f"{self.file} holds {len(names)} datasets ({_listed(names)}): name one, FILE:DATASET")
-        name = names[0] if dataset is None else dataset.strip("/")
+        arrays = [name for name in names if not self.entries[name].scale]
+        if dataset is None and len(arrays) != 1:
+            raise ValueError(f"{self.file} holds {len(arrays)} datasets ({_listed(arrays)}): name one, FILE:DATASET")
+        name = arrays[0] if dataset is None else dataset.strip("/")
         if name not in self.entries:
             hint = nearest(name, names[:20]) if names else "it holds none"
             raise ValueError(f"{self.file} has no dataset {name!r}: {hint}")
@@ -203,9 +205,8 @@ def _inspect_hdf5(h5: h5py.File) -> dict[str, Entry]:
                 if isinstance(units, bytes):  # of a fixed length, as netCDF and C programs write it
                     units = units.decode(errors="replace")
                 path = f"{group.name}/{name}".lstrip("/")
-                entries[path] = Entry(
-                    path, item.shape, item.dtype, units if isinstance(units, str) else None, item.chunks
-                )
+                units = units if isinstance(units, str) else None
+                entries[path] = Entry(path, item.shape, item.dtype, units, item.chunks, scale=item.is_scale)
             elif isinstance(item, h5py.Group) and item.id not in above:  # links may go in circles
                 visit(item, (*above, item.id))
 

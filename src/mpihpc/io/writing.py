@@ -1,9 +1,7 @@
 """Writing HDF5: one shared file, one layout, whole or not at all.
 
-Rank 0 alone makes the file and its datasets, contiguous and with their space reserved, so the layout cannot depend on
-the number of ranks and a full disk is found before any data moves. Then every rank writes its own box: through HDF5
-where h5py is parallel, else through MPI-IO at the dataset's offset in the file. No rank but one ever opens the file
-for writing with an HDF5 that does not know of the others.
+Rank 0 alone makes the file and its datasets, with their space reserved, so the layout cannot depend on the number of
+ranks and a full disk is found before any data moves. Then every rank writes its own box (`mpihpc.io.filling`).
 """
 
 from __future__ import annotations
@@ -13,7 +11,8 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import h5py
@@ -25,9 +24,11 @@ from mpihpc.array import DistArray
 from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
+from mpihpc.io.filling import Place, fill, find_place
+from mpihpc.io.layout import chunk_grid, create_dataset, gzip_level, sync
+from mpihpc.io.series import Series
 
 _METADATA = 1 << 16  # more than HDF5 needs for the description of a dataset
-_ROUND_BYTES = 1 << 30  # MPI-IO libraries have been seen to break on single writes of more than 2 GiB
 
 
 def check_target(file: str | os.PathLike[str], dataset: str = "data") -> None:
@@ -85,13 +86,14 @@ class Writer:
         }
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
-        self._partial = f"{self._target}.{name}.partial"
+        self.keep = False  # what is whole under the temporary name is worth keeping
+        self.partial = f"{self._target}.{name}.partial"
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 check_target(self.file)
                 try:
                     self._reserve(_METADATA)  # given back by the next line, but now it is known to be there
-                    h5py.File(self._partial, "w").close()
+                    h5py.File(self.partial, "w").close()
                 except BaseException:
                     self.discard()
                     raise
@@ -106,7 +108,15 @@ class Writer:
         finally:
             self.discard()
 
-    def write(self, dataset: str, array: DistArray, *, attrs: Mapping[str, Any] | None = None) -> None:
+    def write(
+        self,
+        dataset: str,
+        array: DistArray,
+        *,
+        attrs: Mapping[str, Any] | None = None,
+        compress: str | None = None,
+        chunks: bool = False,
+    ) -> None:
         """Add an array to the file; each rank writes its own box. Collective.
 
         Parameters
@@ -117,28 +127,78 @@ class Writer:
             On the ranks of the file.
         attrs : mapping, optional
             Attributes of the dataset.
+        compress : str, optional
+            "gzip" or "gzip:LEVEL", level 1 to 9: in chunks, with the bytes of a chunk shuffled.
+        chunks : bool
+            In chunks of about 1 MiB, which depend on the shape alone. Default: contiguous, unless compressed.
         """
-        private = self.topology.private
-        self.attrs["decomposition"] = grid_text(array.decomposition.dims)
-        offset: int | None = None
-        with agree(private, root=0):
+        place: Place | None = None
+        with self.alone(dataset, array) as rank_0:
+            if rank_0:
+                level = gzip_level(compress)
+                if not array.size:
+                    level, chunks = None, False  # HDF5 has no chunks without cells
+                grid = chunk_grid(array.shape, array.dtype.itemsize) if chunks or level else None
+                with h5py.File(self.partial, "r+") as h5:
+                    made = create_dataset(h5, dataset, array.shape, array.dtype, grid, level)
+                    made.attrs.update(attrs or {})
+                    place = find_place(made, ())
+                self.reserve_for(array, level)
+        self.fill_in(place, array)
+
+    def series(
+        self,
+        dataset: str,
+        like: DistArray,
+        *,
+        attrs: Mapping[str, Any] | None = None,
+        compress: str | None = None,
+    ) -> Series:
+        """Begin a series of snapshots of arrays like this one. Collective. See `Series`."""
+        return Series(self, dataset, like, attrs or {}, compress)
+
+    def close(self) -> None:
+        """Flush to the disk, and give the file its name. Collective."""
+        with agree(self.topology.private, root=0):
+            if self.topology.rank == 0:
+                self.describe()
+        with agree(self.topology.private):
+            sync(self.partial)  # on every rank: each node has its own unwritten pages
+        with agree(self.topology.private, root=0):
+            if self.topology.rank == 0:
+                os.replace(self.partial, self._target)
+                sync(os.path.dirname(self._target))
+
+    def discard(self) -> None:
+        """Remove what has no name yet. Whole snapshots stay, under the temporary name; the old file stays too."""
+        if self.topology.rank == 0 and not self.keep and os.path.exists(self.partial):
+            os.unlink(self.partial)
+
+    @contextmanager
+    def alone(self, dataset: str, array: DistArray) -> Iterator[bool]:
+        """What rank 0 alone does to the file; yields whether this is it. Collective."""
+        with agree(self.topology.private, root=0):
             if array.topology is not self.topology:
                 raise ValueError("the array lies on another communicator than the file: open it with comm=array.comm")
             if self.topology.rank == 0:
                 check_target(self.file, dataset)
-                try:
-                    offset = self._create(dataset, array, dict(attrs or {}))
-                except (ValueError, RuntimeError) as error:
-                    raise OSError(f"{self.file}: dataset {dataset!r} cannot be made: {error}") from error
-        offset = private.bcast(offset, root=0)
-        if offset is None:  # no cells
+                self.attrs["decomposition"] = grid_text(array.decomposition.dims)
+            try:
+                yield self.topology.rank == 0
+            except OSError:
+                raise
+            except (ValueError, RuntimeError) as error:
+                raise ValueError(f"{self.file}: dataset {dataset!r} cannot be made: {error}") from error
+
+    def fill_in(self, place: Place | None, array: DistArray) -> None:
+        """Write every rank's box to a place that rank 0 has made. Collective."""
+        private = self.topology.private
+        place = private.bcast(place, root=0)
+        if not array.size:
             return
         failure: BaseException | None = None
         try:
-            if h5py.get_config().mpi:
-                _write_hdf5(self._partial, dataset, array)
-            else:
-                _write_mpiio(self._partial, offset, array)
+            fill(self.partial, place, array)
         except (MPI.Exception, OSError, RuntimeError) as error:
             failure = error
         try:
@@ -150,49 +210,20 @@ class Writer:
                 raise
             self._end(error)
 
-    def close(self) -> None:
-        """Flush to the disk, and give the file its name. Collective."""
-        with agree(self.topology.private, root=0):
-            if self.topology.rank == 0:
-                with h5py.File(self._partial, "r+") as h5:
-                    h5.attrs.update(self.attrs)
-        with agree(self.topology.private):
-            _sync(self._partial)  # on every rank: each node has its own unwritten pages
-        with agree(self.topology.private, root=0):
-            if self.topology.rank == 0:
-                os.replace(self._partial, self._target)
-                _sync(os.path.dirname(self._target))
+    def reserve_for(self, array: DistArray, level: int | None) -> None:
+        """Take the space for an array that has been made. Nobody knows how much a compressed one will need: all of it
+        where a full disk would be fatal, else the rank that finds none says so."""
+        if level is None or h5py.get_config().mpi:
+            self._reserve(os.path.getsize(self.partial) + (0 if level is None else array.nbytes + _METADATA))
 
-    def discard(self) -> None:
-        """Remove what has been written and not been given its name. The old file stays."""
-        if self.topology.rank == 0 and os.path.exists(self._partial):
-            os.unlink(self._partial)
-
-    def _create(self, dataset: str, array: DistArray, attrs: dict[str, Any]) -> int | None:
-        """Make an empty contiguous dataset; where its cells begin in the file."""
-        self._reserve(os.path.getsize(self._partial) + array.nbytes + _METADATA)
-        with h5py.File(self._partial, "r+") as h5:
-            layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            layout.set_layout(h5py.h5d.CONTIGUOUS)
-            layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-            links.set_create_intermediate_group(True)
-            made = h5py.h5d.create(
-                h5.id,
-                dataset.encode(),
-                h5py.h5t.py_create(array.dtype, logical=True),
-                h5py.h5s.create_simple(array.shape),
-                layout,
-                links,
-            )
-            h5[dataset].attrs.update(attrs)
-            offset: int | None = made.get_offset()
-        return offset
+    def describe(self) -> None:
+        """Write the attributes of the root group. For rank 0."""
+        with h5py.File(self.partial, "r+") as h5:
+            h5.attrs.update(self.attrs)
 
     def _reserve(self, nbytes: int) -> None:
         """Take the space on the disk now, or say that there is none."""
-        handle = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, 0, nbytes)
@@ -227,62 +258,3 @@ def versions() -> dict[str, str]:
         "mpi4py": mpi4py.__version__,
         "MPI": MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0],
     }
-
-
-def _write_hdf5(file: str, dataset: str, array: DistArray) -> None:
-    """Every rank's box through a parallel HDF5, collectively, out of the padded block without a copy."""
-    box, frame = array.box, array.frame
-    h5 = h5py.File(file, "r+", driver="mpio", comm=array.topology.private)
-    target = h5[dataset].id
-    there = target.get_space()
-    # h5py's own slicing leaves ranks without cells out of the collective call.
-    here = h5py.h5s.create_simple(frame.shape if box.size else (1,) * array.ndim)
-    if box.size:
-        there.select_hyperslab(box.start, box.shape)
-        here.select_hyperslab(tuple(b - f for b, f in zip(box.start, frame.start, strict=True)), box.shape)
-    else:
-        there.select_none()
-        here.select_none()
-    transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
-    transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
-    memory = array.padded if box.size else np.empty((1,) * array.ndim, array.dtype)
-    target.write(here, there, memory, h5py.h5t.py_create(array.dtype, logical=True), transfer)
-    h5.close()  # not in a `finally`: see Writer._end
-
-
-def _write_mpiio(file: str, offset: int, array: DistArray) -> None:
-    """Every rank's box through MPI-IO, collectively, out of the padded block without a copy."""
-    box, frame, comm = array.box, array.frame, array.topology.private
-    cell = MPI.BYTE.Create_contiguous(array.dtype.itemsize).Commit()
-    parts = list(box.slabs(max(1, _ROUND_BYTES // array.dtype.itemsize)))
-    rounds = comm.allreduce(len(parts), op=MPI.MAX)
-    failure: MPI.Exception | None = None
-    handle = MPI.File.Open(comm, file, MPI.MODE_WRONLY)
-    for k in range(rounds):
-        count, there, here = 0, cell, cell
-        if k < len(parts):
-            corner = [p - f for p, f in zip(parts[k].start, frame.start, strict=True)]
-            count = 1
-            there = cell.Create_subarray(array.shape, parts[k].shape, parts[k].start).Commit()
-            here = cell.Create_subarray(frame.shape, parts[k].shape, corner).Commit()
-        try:
-            handle.Set_view(offset, cell, there, "native")
-            handle.Write_all([array.padded, count, here])
-        except MPI.Exception as error:
-            failure = failure or error  # the others go on, and need this rank in their calls
-        if count:
-            there.Free()
-            here.Free()
-    handle.Close()
-    cell.Free()
-    if failure:
-        raise failure
-
-
-def _sync(path: str) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,151 @@
+"""Filling a dataset: every rank's box into one shared file, in one of three ways.
+
+Through HDF5 itself where h5py is parallel. Else through MPI-IO, where the cells have a fixed place in the file. Else
+(filters, small chunks) the ranks take turns, each with whole chunks. No rank ever opens the file for writing with an
+HDF5 that does not know of the others while they have it open.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from mpihpc.array import DistArray
+from mpihpc.core.decomposition import Box, Rows
+from mpihpc.core.transfer import Transfer
+
+_ROUND_BYTES = 1 << 30  # MPI-IO libraries have been seen to break on single writes of more than 2 GiB
+
+
+class Place(NamedTuple):
+    """Where an array goes.
+
+    Attributes
+    ----------
+    dataset : str
+        Name in the file.
+    at : tuple of int
+        Indices on the dataset's leading axes; empty if it has just those of the array.
+    stretches : list of (Box, int), or None
+        Boxes of the array that lie in the file as they would in memory, each with its offset in bytes. A box may reach
+        beyond the array. None: the cells have no fixed place.
+    rows : int
+        Rows of the array in a chunk.
+    """
+
+    dataset: str
+    at: tuple[int, ...]
+    stretches: list[tuple[Box, int]] | None
+    rows: int
+
+
+def find_place(dataset: h5py.Dataset, at: tuple[int, ...]) -> Place:
+    """The place of an array in a dataset whose space is allocated, as far as it has one."""
+    shape = dataset.shape[len(at) :]
+    if dataset.chunks is None:
+        offset = dataset.id.get_offset()
+        return Place(dataset.name, at, [] if offset is None else [(Box.whole(shape), offset)], 1)
+    chunk = dataset.chunks[len(at) :]
+    place = Place(dataset.name, at, None, chunk[0])
+    if dataset.id.get_create_plist().get_nfilters() or chunk[1:] != shape[1:] or set(dataset.chunks[: len(at)]) > {1}:
+        return place
+    stretches = []
+    for row in range(0, shape[0], chunk[0]):
+        info = dataset.id.get_chunk_info_by_coord((*at, row, *(0 for _ in shape[1:])))
+        stretches.append((Box((row, *(0 for _ in shape[1:])), (row + chunk[0], *shape[1:])), info.byte_offset))
+    return place._replace(stretches=stretches)
+
+
+def fill(file: str, place: Place, array: DistArray) -> None:
+    """Write every rank's box. Collective.
+
+    Raises
+    ------
+    OSError, RuntimeError, mpi4py.MPI.Exception
+        On the ranks where something failed; the others return. After a failure of a parallel HDF5 the file is still
+        open and must stay so: closing it would crash or hang.
+    """
+    if h5py.get_config().mpi:
+        _through_hdf5(file, place, array)
+    elif place.stretches is not None:
+        _through_mpiio(file, place.stretches, array)
+    else:
+        _in_turn(file, place, array)
+
+
+def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
+    """Collectively, out of the padded block without a copy."""
+    box, frame = array.box, array.frame
+    h5 = h5py.File(file, "r+", driver="mpio", comm=array.topology.private)
+    target = h5[place.dataset].id
+    there = target.get_space()
+    # h5py's own slicing leaves ranks without cells out of the collective call.
+    memory: NDArray[Any] = array.padded if box.size else np.empty((1,) * array.ndim, array.dtype)
+    here = h5py.h5s.create_simple(memory.shape)
+    if box.size:
+        there.select_hyperslab((*place.at, *box.start), (*(1 for _ in place.at), *box.shape))
+        here.select_hyperslab(tuple(b - f for b, f in zip(box.start, frame.start, strict=True)), box.shape)
+    else:
+        there.select_none()
+        here.select_none()
+    transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
+    transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
+    target.write(here, there, memory, h5py.h5t.py_create(array.dtype, logical=True), transfer)
+    h5.close()  # not in a `finally`: see `fill`
+
+
+def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray) -> None:
+    """Collectively, at the cells' offsets in the file, out of the padded block without a copy."""
+    frame, comm = array.frame, array.topology.private
+    cell = MPI.BYTE.Create_contiguous(array.dtype.itemsize).Commit()
+    failure: MPI.Exception | None = None
+    handle = MPI.File.Open(comm, file, MPI.MODE_WRONLY)
+    for stretch, offset in stretches:
+        parts = list((array.box & stretch).slabs(max(1, _ROUND_BYTES // array.dtype.itemsize)))
+        for k in range(comm.allreduce(len(parts), op=MPI.MAX)):
+            count, there, here = 0, cell, cell
+            if k < len(parts):
+                part, count = parts[k], 1
+                inside = [p - s for p, s in zip(part.start, stretch.start, strict=True)]
+                corner = [p - f for p, f in zip(part.start, frame.start, strict=True)]
+                there = cell.Create_subarray(stretch.shape, part.shape, inside).Commit()
+                here = cell.Create_subarray(frame.shape, part.shape, corner).Commit()
+            try:
+                handle.Set_view(offset, cell, there, "native")
+                handle.Write_all([array.padded, count, here])
+            except MPI.Exception as error:
+                failure = failure or error  # the others go on, and need this rank in their calls
+            if count:
+                there.Free()
+                here.Free()
+    handle.Close()
+    cell.Free()
+    if failure:
+        raise failure
+
+
+def _in_turn(file: str, place: Place, array: DistArray) -> None:
+    """One rank after the other, each with rows of whole chunks, so that no chunk is packed twice."""
+    topology = array.topology
+    rows = Rows(array.shape, topology.size, place.rows)
+    box = rows.box(topology.rank)
+    block: NDArray[Any] = np.empty(box.shape, array.dtype)
+    exchange = Transfer(array.decomposition, rows).bind(topology, array.dtype, array.frame.start, box.start)
+    exchange(array.padded, block)
+    exchange.close()
+    failed = topology.rank > 0 and topology.private.recv(source=topology.rank - 1)
+    failure: BaseException | None = None
+    try:
+        if box.size and not failed:
+            with h5py.File(file, "r+") as h5:
+                h5[place.dataset][(*place.at, *box.slices())] = block
+    except (OSError, RuntimeError) as error:
+        failure, failed = error, True
+    if topology.rank < topology.size - 1:
+        topology.private.send(failed, topology.rank + 1)
+    if failure:
+        raise failure

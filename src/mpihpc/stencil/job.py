@@ -1,0 +1,302 @@
+"""One run of the program: look at the problem, advance it, say what was done."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+import mpihpc
+from mpihpc import io
+from mpihpc.array import DistArray, require_cast
+from mpihpc.config import stored
+from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
+from mpihpc.core.device import blas_threads, select_device
+from mpihpc.core.failure import agree, nearest
+from mpihpc.core.halo import boundary_modes, symmetric_width
+from mpihpc.core.transfer import sent
+from mpihpc.programs import progress
+from mpihpc.stencil import Evolution, Taps, check_axes, working_dtype
+from mpihpc.stencil.named import named_kernel
+from mpihpc.stencil.options import DTYPES, Config
+from mpihpc.stencil.picture import check_picture, picture
+from mpihpc.stencil.verify import verify
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was done; the fields are those of the ``--json`` line. Sent bytes and messages are those of all steps."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    steps: int
+    ranks: int
+    grid: str
+    threads: int
+    device: str
+    seconds: float
+    seconds_io: float
+    t_eff_GBps: float
+    gcells_per_s: float
+    bytes_sent_per_rank_max: int
+    messages_per_rank_max: int
+    checksum: str
+    verify_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a configuration means, after all of it has been looked at and found good."""
+
+    reader: io.Reader | None
+    dataset: str | None
+    units: str | None
+    cut: Decomposition
+    dtype: np.dtype
+    kernel: NDArray[Any]
+    taps: Taps
+    modes: tuple[str, ...]
+    steps: int
+    device: str
+
+
+def run(comm: MPI.Intracomm, config: Config) -> Result:
+    """Do the work. Collective.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        The ranks.
+    config : Config
+        The same on all ranks.
+
+    Returns
+    -------
+    Result
+        On all ranks.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Bad input or a failure, on all ranks with the same text; nothing has been written, but whole snapshots.
+    """
+    shown = comm.rank == 0 and not config.quiet
+    begin = time.perf_counter()
+    problem = look(comm, config)
+    cut, dtype, steps = problem.cut, problem.dtype, problem.steps
+    plan = Evolution(cut, problem.taps, dtype, comm=comm, mode=problem.modes, cval=config.cval, threads=config.threads)
+    threads, width = plan.stencil.threads, plan.stencil.halo.width
+    if shown:
+        print(_header(config, problem, plan), flush=True)
+    if problem.reader is not None:
+        with problem.reader as reader:
+            u = reader.read(problem.dataset, dtype=dtype, halo=width, decomposition=cut)
+    else:
+        u = _hot_block(cut, dtype, comm, width)
+    first = u.gather() if config.verify else None
+    file, dataset = io.split_name(config.output) if config.output else ("", None)
+    dataset = "data" if dataset is None else dataset
+    attrs = {"units": problem.units} if problem.units else None
+    comm.Barrier()
+    seconds, seconds_io = 0.0, time.perf_counter() - begin
+    counted = (sent.messages, sent.bytes)
+
+    with ExitStack() as opened:
+        series = None
+        if config.every:
+            begin = time.perf_counter()
+            writer = opened.enter_context(io.Writer(file, comm=comm))
+            writer.attrs["config"] = stored(replace(config, steps=steps))
+            series = writer.series(dataset, u, attrs=attrs, compress=config.compress)
+            series.append(u, 0)
+            seconds_io += time.perf_counter() - begin
+        done = 0
+        with progress(steps, shown) as tell, blas_threads(threads):
+            while done < steps:
+                begin = time.perf_counter()
+                count = min(config.every or steps, steps - done)
+                u = plan.run(u, count, lambda step, before=done: tell(before + step))  # type: ignore[misc]
+                done += count
+                comm.Barrier()
+                seconds += time.perf_counter() - begin
+                if series is not None:
+                    begin = time.perf_counter()
+                    series.append(u, done)
+                    seconds_io += time.perf_counter() - begin
+        messages = comm.allreduce(sent.messages - counted[0], op=MPI.MAX)
+        sent_bytes = comm.allreduce(sent.bytes - counted[1], op=MPI.MAX)
+        del plan  # and its array
+        error = None
+        if config.verify:
+            last = u.gather()
+            with agree(comm, root=0):
+                if first is not None and last is not None:
+                    error = verify(first, last, problem.kernel, steps, problem.modes, config.cval)
+            error = comm.bcast(error, root=0)
+        begin = time.perf_counter()
+        if config.output and series is None:
+            writer = opened.enter_context(io.Writer(file, comm=comm))
+            writer.attrs["config"] = stored(replace(config, steps=steps))
+            writer.write(dataset, u, attrs=attrs, compress=config.compress)
+    seconds_io += time.perf_counter() - begin
+    if config.plot:
+        picture(u, config.plot, f"{config.kernel}, {steps} steps, {config.mode}", problem.units)
+    seconds = comm.allreduce(seconds, op=MPI.MAX)
+    rate = u.size * steps / seconds / 1e9 if steps else 0.0
+    result = Result(
+        shape=cut.shape,
+        dtype=str(dtype),
+        steps=steps,
+        ranks=cut.size,
+        grid=grid_text(cut.dims),
+        threads=threads,
+        device=problem.device,
+        seconds=seconds,
+        seconds_io=comm.allreduce(seconds_io, op=MPI.MAX),
+        t_eff_GBps=2 * rate * dtype.itemsize,
+        gcells_per_s=rate,
+        bytes_sent_per_rank_max=sent_bytes,
+        messages_per_rank_max=messages,
+        checksum=f"{u.checksum():016x}",
+        verify_error=error,
+    )
+    if shown:
+        print(_summary(config, result), flush=True)
+    if config.json and comm.rank == 0:
+        print(json.dumps(asdict(result)), flush=True)
+    return result
+
+
+def look(comm: MPI.Intracomm, config: Config) -> Problem:
+    """Look at everything that may be wrong, before anything is read, computed or written. Collective.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Bad input, on all ranks with the same text.
+    """
+    with agree(comm, root=0):
+        if config.input is not None and config.shape is not None:
+            raise ValueError("--input and --shape exclude each other: give one of them")
+        steps = (100 if config.kernel.partition(":")[0] == "heat" else 1) if config.steps is None else config.steps
+        if steps < 0:
+            raise ValueError(f"steps {steps} is negative: use 0 or more")
+        if config.every is not None and config.every < 1:
+            raise ValueError(f"every {config.every} is less than 1: use 1 or more")
+        if (config.every or config.compress) and not config.output:
+            raise ValueError("--every and --compress are about a file: say which, with --output FILE.h5")
+        io.gzip_level(config.compress)
+        device = select_device(config.device)
+        if config.dtype not in (None, *DTYPES):
+            raise ValueError(f"unknown dtype {config.dtype!r}: {nearest(str(config.dtype), DTYPES)}")
+        if comm.rank == 0:  # ranks on other nodes may see other folders
+            if config.output:
+                file, name = io.split_name(config.output)
+                io.check_target(file, "data" if name is None else name)
+            if config.plot:
+                check_picture(config.plot)
+    reader, dataset, units = None, None, None
+    shape = (1024, 1024) if config.shape is None else config.shape
+    dtype = np.dtype(config.dtype or float)
+    if config.input:
+        file, dataset = io.split_name(config.input)
+        reader = io.Reader(file, comm=comm)
+    kernel = _kernel(comm, config.kernel, shape, reader, dataset)
+    with agree(comm):
+        if reader is not None:
+            entry = reader.entry(dataset)
+            shape, units, dtype = entry.shape, entry.units, np.dtype(config.dtype or entry.dtype)
+            require_cast(entry.dtype, dtype)
+        if config.plot and 0 in shape:
+            raise ValueError(f"there is nothing to plot in an array of shape {tuple(shape)}")
+        taps = Taps.from_kernel(kernel, len(shape))
+        work = working_dtype(dtype, taps)
+        if config.dtype and work != dtype:
+            raise TypeError(f"dtype {config.dtype} does not hold a complex kernel: use {work}")
+        modes = boundary_modes(config.mode.split(",") if "," in config.mode else config.mode, len(shape))
+        cut = Decomposition.balanced(
+            shape,
+            comm.size,
+            halo=symmetric_width(taps.width, modes),
+            periodic=[m == "wrap" for m in modes],
+            dims=config.grid,
+        )
+    return Problem(reader, dataset, units, cut, work, kernel, taps, modes, steps, device)
+
+
+def _kernel(
+    comm: MPI.Intracomm, text: str, shape: Sequence[int], reader: io.Reader | None, dataset: str | None
+) -> NDArray[Any]:
+    """The weights for a ``--kernel`` argument. Rank 0 reads the file, if it is one."""
+    weights = None
+    with agree(comm, root=0):
+        ndim = len(reader.entry(dataset).shape if reader else shape)
+        check_axes(ndim)
+        if comm.rank == 0:
+            if text.lstrip().startswith("["):
+                try:
+                    weights = np.array(ast.literal_eval(text))
+                except (ValueError, SyntaxError):
+                    raise ValueError(f"kernel {text!r} is not a list of numbers, rows of equal length") from None
+            elif text.endswith(".npy"):
+                try:
+                    weights = np.load(text, allow_pickle=False)
+                except (ValueError, EOFError) as error:
+                    why = "it holds objects, not numbers" if "allow_pickle" in str(error) else error
+                    raise ValueError(f"kernel {text} cannot be read: {why}") from error
+            elif os.sep in text or os.path.isfile(text):
+                raise ValueError(f"kernel file {text} is not a .npy file")
+            else:
+                weights = named_kernel(text, ndim)
+    return np.asarray(comm.bcast(weights, root=0))
+
+
+def _hot_block(cut: Decomposition, dtype: np.dtype, comm: MPI.Intracomm, halo: Any) -> DistArray:
+    """Ones in the middle half of each axis, zeros around."""
+    u = DistArray(cut, dtype, comm=comm, halo=halo)
+    u.padded.fill(0)
+    hot = Box(tuple(n // 4 for n in cut.shape), tuple(n - n // 4 for n in cut.shape))
+    u.local[(u.box & hot).slices(u.box.start)] = 1
+    return u
+
+
+def _header(config: Config, problem: Problem, plan: Evolution) -> str:
+    """What is going to be done, for a reader."""
+    halo, threads = plan.stencil.halo, plan.stencil.threads
+    return (
+        f"mpihpc {mpihpc.__version__} stencil: {grid_text(problem.cut.shape)} {problem.dtype} from "
+        f"{config.input or 'a hot block in the middle'}, {problem.steps} x {config.kernel} "
+        f"({len(problem.taps.weights)} taps), mode {config.mode}\n"
+        f"{ranks_text(problem.cut.size)} as {grid_text(problem.cut.dims)}, {threads} thread"
+        f"{'s' if threads > 1 else ''} each, on {problem.device}, halo "
+        f"{', '.join(f'{a}+{b}' for a, b in halo.width)}; rank 0 sends {halo.bytes:,} bytes in {halo.messages} "
+        "messages per step"
+    )
+
+
+def _summary(config: Config, result: Result) -> str:
+    """What was done, for a reader."""
+    lines = [
+        f"{result.steps} steps in {result.seconds:.3g} s: {result.gcells_per_s:.3g} Gcells/s, "
+        f"T_eff {result.t_eff_GBps:.3g} GB/s; a rank sent at most {result.bytes_sent_per_rank_max:,} bytes in "
+        f"{result.messages_per_rank_max:,} messages",
+        f"checksum {result.checksum}, {result.seconds_io:.3g} s for input and output",
+    ]
+    if result.verify_error is not None:
+        lines.append(f"verified against SciPy: relative difference {result.verify_error:.2g}")
+    if config.output:
+        lines.append(f"result: {config.output}")
+    if config.plot:
+        lines.append(f"picture: {config.plot}")
+    if config == Config():
+        lines.append("more: --shape 4096 4096 --steps 1000, or --input FILE --kernel gaussian:2; --help tells all")
+    return "\n".join(lines)

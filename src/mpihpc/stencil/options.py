@@ -1,0 +1,77 @@
+"""What the program can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mpihpc
+from mpihpc.config import option, parse_config
+from mpihpc.core.halo import MODES
+
+DTYPES = ("float32", "float64", "complex64", "complex128")
+
+EXAMPLES = """
+examples:
+  mpirun -n 8 python -m mpihpc.stencil --shape 4096 4096 --steps 1000 --output out.h5
+  mpirun -n 8 python -m mpihpc.stencil --input dem.npz:elevation --kernel gaussian:2 --steps 50 --output out.h5
+  mpirun -n 8 python -m mpihpc.stencil --input ct.h5:/scan --kernel laplace:4 --mode wrap,reflect,reflect --verify
+"""
+
+
+def _grid(text: str) -> tuple[int, ...]:
+    return tuple(int(p) for p in text.lower().split("x"))
+
+
+def _number(text: str) -> complex:
+    return complex(text) if text.endswith("j") else float(text)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to do; the fields are the flags of the command line and the keys of a configuration file."""
+
+    shape: tuple[int, ...] | None = option(
+        None, "no input: a hot block in the middle of zeros", type=int, metavar="N", separator=" "
+    )
+    input: str | None = option(None, ".h5, .npy or .npz", metavar="FILE[:DATASET]")
+    kernel: str = option(
+        "heat",
+        "heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis] sharpen identity, or FILE.npy, or a list "
+        "such as '[[0,1,0],[1,-4,1],[0,1,0]]' (default: heat)",
+        metavar="KERNEL",
+    )
+    steps: int | None = option(None, "default: 100 for heat, 1 for other kernels", type=int, metavar="N")
+    mode: str = option(
+        "reflect", f"beyond the array; one per axis with commas: {' '.join(MODES)}", metavar="MODE", separator=","
+    )
+    cval: complex = option(0.0, "the value beyond constant axes (default: 0)", type=_number, metavar="0.5")
+    dtype: str | None = option(None, "default: the input's, integers as float64", metavar="|".join(DTYPES))
+    grid: tuple[int, ...] | None = option(
+        None, "ranks along each axis (default: fewest halo bytes)", type=_grid, metavar="4x2", separator="x"
+    )
+    threads: int | None = option(
+        None, "per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
+    )
+    device: str = option("auto", "default: auto", metavar="auto|cpu|gpu")
+    output: str | None = option(None, "the result (default dataset: data)", metavar="FILE.h5[:DATASET]")
+    every: int | None = option(None, "write each Nth step, along a first axis t of the dataset", type=int, metavar="N")
+    compress: str | None = option(None, "smaller files: gzip, or gzip:1 (fast) to gzip:9", metavar="gzip[:LEVEL]")
+    plot: str | None = option(
+        None, "a picture of the result, of its middle slice if it has 3 axes or more", metavar="FILE.png"
+    )
+    verify: bool = option(False, "compute it again with SciPy on rank 0; exit 1 on a difference")
+    json: bool = option(False, "one line of JSON at the end")
+    quiet: bool = option(False, "errors only (and the JSON line)")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Config:
+    """The configuration for a command line."""
+    return parse_config(
+        Config,
+        argv,
+        prog="mpihpc.stencil",
+        description="Apply a stencil many times to an array that is spread over MPI ranks.",
+        epilog=EXAMPLES,
+        version=f"mpihpc {mpihpc.__version__}",
+    )
