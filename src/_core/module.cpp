@@ -4,12 +4,14 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
-
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "driver.hpp"
+#include "watchdog.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -343,5 +345,41 @@ TypeError, ValueError
         },
         "name"_a, "Use this instruction set from now on (for tests); ValueError if it is not one of `isas()`.");
     m.def("max_threads", &mpihpc::max_threads, "OpenMP's default number of threads; 1 without OpenMP.");
+    // mpihpc.core.watchdog is the user of these.
+    namespace watchdog = mpihpc::watchdog;
+    m.def(
+        "watchdog_start",
+        [](double seconds, int rank, int size, int slot, int slots, int node, int nodes, int memory,
+           const string &job_file, int stack, int signal) {
+            if (!(seconds > 0 && seconds <= 1e9)) value_error("seconds must be above 0, up to 1e9");
+            if (!(0 <= slot && slot < slots && 0 <= node && node < nodes && 0 <= rank && rank < size))
+                value_error("a number is not below its count");
+            try {
+                watchdog::start({seconds, rank, size, slot, slots, node, nodes, memory, job_file, stack, signal});
+            } catch (const std::system_error &error) {
+                errno = error.code().value();
+                PyErr_SetFromErrnoWithFilename(PyExc_OSError, job_file.empty() ? "heartbeat" : job_file.c_str());
+                throw nb::python_error();
+            }
+        },
+        "seconds"_a, "rank"_a, "size"_a, "slot"_a, "slots"_a, "node"_a, "nodes"_a, "memory"_a, "job_file"_a, "stack"_a,
+        "signal"_a, "Start this rank's watching threads; the calling thread is the one whose stack is printed.");
+    m.def("watchdog_stop", &watchdog::stop, "Stop them.");
+    m.def(
+        "watchdog_phase",
+        [](nb::str text) {
+            Py_ssize_t size;
+            if (const char *utf8 = PyUnicode_AsUTF8AndSize(text.ptr(), &size)) {
+                watchdog::phase(utf8, std::size_t(size));
+            } else {  // half a character, from a file name for example: no reason to fail
+                PyErr_Clear();
+                watchdog::phase("(not UTF-8)", 11);
+            }
+        },
+        "text"_a, "This rank gets on, with something new; 64 bytes are kept.");
+    m.def("watchdog_tick", &watchdog::tick, "This rank gets on.");
+    m.def("watchdog_node_bytes", &watchdog::node_bytes, "slots"_a, "Size of the memory that a node's ranks share.");
+    m.def("watchdog_job_bytes", &watchdog::job_bytes, "size"_a, "nodes"_a, "Size of the file that nodes share.");
+    m.def("watchdog_signal", &watchdog::free_signal, "A signal that nobody handles, 0 if there is none.");
     m.def("has_openmp", &mpihpc::has_openmp, "Whether OpenMP was compiled in: without it one thread does all the work.");
 }
