@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, field, fields
 from typing import Any, NoReturn, TypeVar
 
-import h5py
-
 from mpihpc.core.failure import nearest
+from mpihpc.io.hdf5 import h5py
 
 Config = TypeVar("Config")
 

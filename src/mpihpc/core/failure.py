@@ -142,7 +142,7 @@ def check_launch() -> None:
         ranks = os.environ.get(name, "")
         if ranks.isdigit():
             if int(ranks) > 1:
-                library = MPI.Get_library_version().strip("\0 \n").splitlines()[0]
+                library = MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0]
                 raise OSError(
                     f"the launcher started {ranks} ranks ({name}), but each sees only itself (1): mpirun or srun "
                     f"does not belong to the MPI library in use ({library}); use the launcher of that library"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Rows
 from mpihpc.core.transfer import Transfer
+from mpihpc.io.hdf5 import h5py
 
 _ROUND_BYTES = 1 << 30  # MPI-IO libraries have been seen to break on single writes of more than 2 GiB
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
@@ -18,6 +17,7 @@ from mpihpc.array import DistArray, asarray, number_dtype, require_cast
 from mpihpc.core.decomposition import Box, Decomposition, Width
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.topology import Topology
+from mpihpc.io.hdf5 import h5py
 
 _SLAB_BYTES = 1 << 24
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from mpihpc.array import DistArray
 from mpihpc.core.failure import agree
 from mpihpc.io.filling import Place, find_place
+from mpihpc.io.hdf5 import h5py
 from mpihpc.io.layout import chunk_grid, create_dataset, gzip_level, sync
 
 if TYPE_CHECKING:

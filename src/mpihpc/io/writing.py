@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import h5py
 import mpi4py
 import numpy as np
 from mpi4py import MPI
@@ -25,6 +24,7 @@ from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.io.filling import Place, fill, find_place
+from mpihpc.io.hdf5 import h5py
 from mpihpc.io.layout import chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.series import Series
 
@@ -79,11 +79,7 @@ class Writer:
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
-        self.attrs: dict[str, Any] = {
-            "command": shlex.join(sys.orig_argv),
-            "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-            "ranks": self.topology.size,
-        }
+        self.attrs: dict[str, Any] = {"command": shlex.join(sys.orig_argv), "ranks": self.topology.size}
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
         self.keep = False  # what is whole under the temporary name is worth keeping
@@ -91,6 +87,7 @@ class Writer:
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 check_target(self.file)
+                self.attrs["versions"] = ", ".join(f"{name} {version}" for name, version in versions().items())
                 try:
                     self._reserve(_METADATA)  # given back by the next line, but now it is known to be there
                     h5py.File(self.partial, "w").close()
