@@ -12,6 +12,7 @@ from mpi4py import MPI
 from tqdm import tqdm
 
 from mpihpc.core.failure import abort, agree, agreed, check_launch, exit_code, launched_first
+from mpihpc.core.watchdog import timeout_from, watchdog
 
 Config = TypeVar("Config")
 
@@ -33,7 +34,7 @@ def execute(
     parse : callable
         Makes the configuration from the arguments; called on rank 0 alone.
     run : callable
-        Does the work, collectively.
+        Does the work, collectively, under the watchdog if the configuration has a `timeout` or MPIHPC_TIMEOUT is set.
     argv : sequence of str, optional
         Arguments. Default: those of the command line.
 
@@ -61,7 +62,10 @@ def execute(
         config, code = comm.bcast(outcome, root=0)
         if config is None:
             return code
-        run(comm, config)
+        with agree(comm):
+            limit = timeout_from(getattr(config, "timeout", None))
+        with watchdog(comm, limit):
+            run(comm, config)
         return 0
     except Exception as error:
         if not agreed(error):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Rows
 from mpihpc.core.transfer import Transfer
+from mpihpc.core.watchdog import tick
 from mpihpc.io.hdf5 import h5py
 
 _ROUND_BYTES = 1 << 30  # MPI-IO libraries have been seen to break on single writes of more than 2 GiB
@@ -119,6 +120,7 @@ def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray
                 handle.Write_all([array.padded, count, here])
             except MPI.Exception as error:
                 failure = failure or error  # the others go on, and need this rank in their calls
+            tick()
             if count:
                 there.Free()
                 here.Free()
@@ -143,6 +145,7 @@ def _in_turn(file: str, place: Place, array: DistArray) -> None:
         if box.size and not failed:
             with h5py.File(file, "r+") as h5:
                 h5[place.dataset][(*place.at, *box.slices())] = block
+            tick()
     except (OSError, RuntimeError) as error:
         failure, failed = error, True
     if topology.rank < topology.size - 1:

@@ -17,6 +17,7 @@ from mpihpc.array import DistArray, asarray, number_dtype, require_cast
 from mpihpc.core.decomposition import Box, Decomposition, Width
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.topology import Topology
+from mpihpc.core.watchdog import phase, tick
 from mpihpc.io.hdf5 import h5py
 
 _SLAB_BYTES = 1 << 24
@@ -53,6 +54,7 @@ class Reader:
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
+        phase(f"open {self.file}")
         # Rank 0 looks first: the others open a file only if there is something to open.
         found: tuple[str, dict[str, Entry]] | None = None
         with agree(self.topology.private, root=0):
@@ -135,8 +137,10 @@ class Reader:
             # In slabs, so that neither a second block nor the pages of a mapped file pile up in memory.
             local = new.local
             limit = max(1, _SLAB_BYTES // entry.dtype.itemsize)
+            phase(f"read {self.file}")
             for box in new.box.slabs(limit, step=entry.step, fastest_first=entry.fortran):
                 local[box.slices(new.box.start)] = self._read_box(entry, box)
+                tick()
         return new
 
     def _read_box(self, entry: Entry, box: Box) -> NDArray[Any]:

@@ -23,6 +23,7 @@ from mpihpc.array import DistArray
 from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
+from mpihpc.core.watchdog import phase
 from mpihpc.io.filling import Place, fill, find_place
 from mpihpc.io.hdf5 import h5py
 from mpihpc.io.layout import chunk_grid, create_dataset, gzip_level, sync
@@ -41,6 +42,7 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data") -> None:
     OSError
         The folder does not exist or is not writable, or the name is taken by a folder or a read-only file.
     """
+    _ = h5py.File  # where there is no h5py, this says so
     target = os.path.realpath(file)
     folder = os.path.dirname(target)
     if not target.lower().endswith((".h5", ".hdf5", ".he5", ".nc")):
@@ -156,6 +158,7 @@ class Writer:
 
     def close(self) -> None:
         """Flush to the disk, and give the file its name. Collective."""
+        phase(f"flush {self.file}")
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 self.describe()
@@ -189,6 +192,7 @@ class Writer:
 
     def fill_in(self, place: Place | None, array: DistArray) -> None:
         """Write every rank's box to a place that rank 0 has made. Collective."""
+        phase(f"write {self.file}")
         private = self.topology.private
         place = private.bcast(place, root=0)
         if not array.size:

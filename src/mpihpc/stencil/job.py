@@ -6,9 +6,10 @@ import ast
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from mpihpc.core.device import blas_threads, select_device
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.halo import boundary_modes, symmetric_width
 from mpihpc.core.transfer import sent
+from mpihpc.core.watchdog import phase
 from mpihpc.programs import progress
 from mpihpc.stencil import Evolution, Taps, check_axes, working_dtype
 from mpihpc.stencil.named import named_kernel
@@ -124,7 +126,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
             while done < steps:
                 begin = time.perf_counter()
                 count = min(config.every or steps, steps - done)
-                u = plan.run(u, count, lambda step, before=done: tell(before + step))  # type: ignore[misc]
+                u = plan.run(u, count, partial(_told, tell, done))
                 done += count
                 comm.Barrier()
                 seconds += time.perf_counter() - begin
@@ -137,6 +139,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         del plan  # and its array
         error = None
         if config.verify:
+            phase("verify")
             last = u.gather()
             with agree(comm, root=0):
                 if first is not None and last is not None:
@@ -149,6 +152,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
             writer.write(dataset, u, attrs=attrs, compress=config.compress)
     seconds_io += time.perf_counter() - begin
     if config.plot:
+        phase(f"draw {config.plot}")
         picture(u, config.plot, f"{config.kernel}, {steps} steps, {config.mode}", problem.units)
     seconds = comm.allreduce(seconds, op=MPI.MAX)
     rate = u.size * steps / seconds / 1e9 if steps else 0.0
@@ -174,6 +178,12 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     if config.json and comm.rank == 0:
         print(json.dumps(asdict(result)), flush=True)
     return result
+
+
+def _told(tell: Callable[[int], None], before: int, step: int) -> None:
+    """After each step: tell the user, and the watchdog."""
+    phase(f"step {before + step}")
+    tell(before + step)
 
 
 def look(comm: MPI.Intracomm, config: Config) -> Problem:

@@ -60,6 +60,12 @@ class Config:
     plot: str | None = option(
         None, "a picture of the result, of its middle slice if it has 3 axes or more", metavar="FILE.png"
     )
+    timeout: float | None = option(
+        None,
+        "end the job, and say where each rank was, when none gets on for so long (default: MPIHPC_TIMEOUT)",
+        type=float,
+        metavar="SECONDS",
+    )
     verify: bool = option(False, "compute it again with SciPy on rank 0; exit 1 on a difference")
     json: bool = option(False, "one line of JSON at the end")
     quiet: bool = option(False, "errors only (and the JSON line)")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mpihpc.core.decomposition import axes_text
 from mpihpc.core.failure import VerificationError
+from mpihpc.core.watchdog import tick
 
 _PAD = {
     "reflect": "symmetric",
@@ -50,6 +51,7 @@ def verify(
     weights = kernel.conj() if kernel.dtype.kind == "c" else kernel.astype(float)  # SciPy conjugates them
     scale = 0.0
     for _ in range(steps if u.size else 0):
+        tick()
         with np.errstate(all="ignore"):
             scale = max(scale, float(np.abs(kernel).sum() * np.nanmax(np.abs(u), initial=0)))
         for axis, (mode, n) in enumerate(zip(modes, kernel.shape, strict=True)):
