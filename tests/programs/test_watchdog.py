@@ -80,7 +80,7 @@ def main():
                 time.sleep(0.5)
             phase(f"step {step}")
             if step == 3:
-                print("stuck", time.monotonic(), *pids, flush=True)
+                os.write(1, f"stuck {time.monotonic()} {pids};".encode())
                 if odd:
                     globals()[what]()
             wait(step)
@@ -113,11 +113,11 @@ def jobs(launch, tmp_path, n, what, limit=LIMIT, nodes=0, rounds=ROUNDS, script=
         beat.mkdir(parents=True)
         beats = {"MPIHPC_HEARTBEAT_DIR": str(beat), **(env or {})}
         done = launch(n, "-c", script, what, limit, nodes, env=beats, cwd=folder)
-        stuck = [line.split() for line in done.stdout.replace("\0", "").splitlines() if line.startswith("stuck ")]
+        stuck = re.findall(r"stuck ([\d.]+) \[([\d, ]+)\];", done.stdout)  # one write each: ranks cannot mix them
         assert stuck, done.stdout + done.stderr
-        begin = max(float(words[1]) for words in stuck)
+        begin = max(float(moment) for moment, _ in stuck)
         assert list(beat.iterdir()) == []
-        pids = [int(pid) for pid in stuck[0][2:]]
+        pids = [int(pid) for pid in stuck[0][1].split(",")]
         while any(map(alive, pids)) and time.monotonic() < begin + limit + MARGIN:
             time.sleep(0.05)
         ended = time.monotonic()
@@ -238,7 +238,7 @@ def sleeper(*args):
     phase(f"step {calls}")
     real(*args)
     if calls == 3:
-        print("stuck", time.monotonic(), *pids, flush=True)
+        os.write(1, f"stuck {time.monotonic()} {pids};".encode())
     while calls == 3 and comm.rank == 1:
         pass
 cpu.correlate = sleeper
