@@ -148,6 +148,24 @@ def end(process: subprocess.Popen) -> None:
                 process.wait(10)
 
 
+def ranks_of(pid: int) -> dict[int, int]:
+    """Rank -> process id, of the ranks below a launcher."""
+    found: dict[int, int] = {}
+    below = [pid]
+    while below:
+        process = Path("/proc", str(below.pop()))
+        try:
+            for thread in (process / "task").iterdir():
+                below += [int(child) for child in (thread / "children").read_text().split()]
+            environ = dict(e.split(b"=", 1) for e in (process / "environ").read_bytes().split(b"\0") if b"=" in e)
+            if b"mpihpc.stencil" in (process / "cmdline").read_bytes() and int(process.name) != pid:
+                rank = environ[b"OMPI_COMM_WORLD_RANK" if b"OMPI_COMM_WORLD_RANK" in environ else b"PMI_RANK"]
+                found[int(rank)] = int(process.name)
+        except (OSError, KeyError):  # it ended, or it is mpirun's own
+            continue
+    return found
+
+
 def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from suite import end, environment, mpirun
+from suite import end, environment, mpirun, ranks_of
 
 STENCIL = ("-m", "mpihpc.stencil")
 
@@ -229,24 +229,6 @@ def test_launcher_of_another_mpi_second_rank(launch):
 def test_serial_program_in_a_batch_script(launch):
     """Slurm sets SLURM_NTASKS for what runs outside srun, too."""
     assert launch(0, *STENCIL, "--shape", "8", env={"SLURM_NTASKS": "4"}).returncode == 0
-
-
-def ranks_of(pid):
-    """Rank -> process id, of the ranks below a launcher."""
-    found = {}
-    below = [pid]
-    while below:
-        process = Path("/proc", str(below.pop()))
-        try:
-            for thread in (process / "task").iterdir():
-                below += [int(child) for child in (thread / "children").read_text().split()]
-            environ = dict(e.split(b"=", 1) for e in (process / "environ").read_bytes().split(b"\0") if b"=" in e)
-            if b"mpihpc.stencil" in (process / "cmdline").read_bytes() and int(process.name) != pid:
-                rank = environ[b"OMPI_COMM_WORLD_RANK" if b"OMPI_COMM_WORLD_RANK" in environ else b"PMI_RANK"]
-                found[int(rank)] = int(process.name)
-        except (OSError, KeyError):  # it ended, or it is mpirun's own
-            continue
-    return found
 
 
 def written(pid):

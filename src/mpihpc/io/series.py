@@ -34,22 +34,21 @@ class Series:
         self._count = 0
         folder, _, own = dataset.rpartition("/")
         self._names = [f"{folder}/{name}".lstrip("/") for name in ("t", *"wzyx"[-like.ndim :])]
-        self._level: int | None = None
         with writer.alone(dataset, like) as rank_0:
             if not 1 <= like.ndim <= 4:
                 raise ValueError(f"snapshots are of arrays with 1 to 4 axes, this one has {like.ndim}")
-            self._level = gzip_level(compress)
+            level = gzip_level(compress)
             if rank_0:
                 if dataset in self._names:
                     raise ValueError(f"{own!r} is the name of an axis: choose another for the snapshots")
                 # A snapshot is one stretch of the file, or few equal ones; packed ones are cut as single arrays are.
                 pieces = max(1, -(-like.nbytes // _CHUNK_BYTES))
                 grid = (-(-like.shape[0] // pieces), *like.shape[1:])
-                if self._level is not None:
+                if level is not None:
                     grid = chunk_grid(like.shape, like.dtype.itemsize)
                 chunks = (1, *(max(1, n) for n in grid))
                 with h5py.File(writer.partial, "r+") as h5:
-                    made = create_dataset(h5, dataset, (0, *like.shape), like.dtype, chunks, self._level, grows=True)
+                    made = create_dataset(h5, dataset, (0, *like.shape), like.dtype, chunks, level, grows=True)
                     made.attrs.update(attrs)
                     create_dataset(h5, self._names[0], (0,), np.dtype(np.int64), (1024,), None, grows=True)
                     for name, n in zip(self._names[1:], like.shape, strict=True):
@@ -77,10 +76,9 @@ class Series:
         try:
             with writer.alone(self.dataset, array) as rank_0:
                 if rank_0:
-                    with h5py.File(writer.partial, "r+") as h5:
+                    with writer.reserved(array.nbytes) as h5:
                         h5[self.dataset].resize(k + 1, axis=0)
                         place = find_place(h5[self.dataset], (k,))
-                    writer.reserve_for(array, self._level)
             writer.fill_in(place, array)
             with agree(writer.topology.private):
                 sync(writer.partial)

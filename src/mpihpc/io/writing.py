@@ -138,11 +138,10 @@ class Writer:
                 if not array.size:
                     level, chunks = None, False  # HDF5 has no chunks without cells
                 grid = chunk_grid(array.shape, array.dtype.itemsize) if chunks or level else None
-                with h5py.File(self.partial, "r+") as h5:
+                with self.reserved(array.nbytes) as h5:
                     made = create_dataset(h5, dataset, array.shape, array.dtype, grid, level)
                     made.attrs.update(attrs or {})
                     place = find_place(made, ())
-                self.reserve_for(array, level)
         self.fill_in(place, array)
 
     def series(
@@ -211,29 +210,28 @@ class Writer:
                 raise
             self._end(error)
 
-    def reserve_for(self, array: DistArray, level: int | None) -> None:
-        """Take the space for an array that has been made. Nobody knows how much a compressed one will need: all of it
-        where a full disk would be fatal, else the rank that finds none says so."""
-        if level is None or h5py.get_config().mpi:
-            self._reserve(os.path.getsize(self.partial) + (0 if level is None else array.nbytes + _METADATA))
-
     def describe(self) -> None:
         """Write the attributes of the root group. For rank 0."""
         with h5py.File(self.partial, "r+") as h5:
             h5.attrs.update(self.attrs)
 
+    @contextmanager
+    def reserved(self, nbytes: int) -> Iterator[h5py.File]:
+        """The file, open on rank 0, with room on the disk for `nbytes` more: found now, not when ranks write them."""
+        self._reserve(os.path.getsize(self.partial) + nbytes + _METADATA)
+        with h5py.File(self.partial, "r+") as h5:
+            yield h5
+        self._reserve(os.path.getsize(self.partial))  # HDF5 leaves holes where it has allocated
+
     def _reserve(self, nbytes: int) -> None:
-        """Take the space on the disk now, or say that there is none."""
+        """Make the file own its first `nbytes` on the disk, or say that there is no room."""
         handle = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, 0, nbytes)
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"no room for {nbytes} bytes ({error.strerror}): free some or write elsewhere",
-                self.file,
-            ) from error
+            why = f"no room for {nbytes} bytes ({error.strerror}): free some or write elsewhere"
+            raise OSError(error.errno, why, self.file) from error
         finally:
             os.close(handle)
 
