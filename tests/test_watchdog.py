@@ -31,7 +31,7 @@ def test_timeout_of_the_environment(monkeypatch):
         timeout_from()
 
 
-@pytest.mark.parametrize("text", ["-1", "nan", "inf", "1e10", "ten", ""])
+@pytest.mark.parametrize("text", ["-1", -1, "nan", "inf", "1e10", "ten", ""])
 def test_timeout_of_nonsense(text):
     with pytest.raises(ValueError, match=f"^timeout {text} is not a positive number of seconds$"):
         timeout_from(text)

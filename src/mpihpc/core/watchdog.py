@@ -66,7 +66,8 @@ def timeout_from(value: str | float | None = None) -> float | None:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= 1e9:  # nor is nan
-        raise ValueError(f"{name} {value} is not a positive number of seconds")
+        given = f"{value:g}" if isinstance(value, float) else value
+        raise ValueError(f"{name} {given} is not a positive number of seconds")
     return seconds or None
 
 
