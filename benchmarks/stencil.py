@@ -12,6 +12,7 @@ from benchmarks import launch, machine, on_all, on_first
 if __name__ == "__main__":
     launch("benchmarks.stencil", ranks=2)  # before MPI is loaded
 
+import argparse
 import json
 import platform
 import sys
@@ -30,7 +31,7 @@ from mpihpc import DistArray, _core
 from mpihpc.core.decomposition import Decomposition, grid_text
 from mpihpc.core.failure import VerificationError, agree
 from mpihpc.io.writing import versions
-from mpihpc.programs import Parser, execute
+from mpihpc.programs import execute
 from mpihpc.stencil import Stencil, Taps, named_kernel
 
 RESULTS = Path(__file__).with_name("results")
@@ -80,7 +81,7 @@ class Result:
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:
     """The configuration for a command line."""
-    parser = Parser(prog="benchmarks.stencil", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.stencil", description=__doc__)
     add = parser.add_argument
     add("--shape", type=int, nargs="+", metavar="N", help="default: 4096 4096")
     add("--dtype", choices=tuple(LIMIT), help="default: float64")

@@ -1,12 +1,14 @@
-"""Filling a dataset: every rank's box into one shared file, in one of three ways.
+"""Filling a dataset: every rank's box into one shared file.
 
-Through HDF5 itself where h5py is parallel. Else through MPI-IO, where the cells have a fixed place in the file. Else
-(filters, small chunks) the ranks take turns, each with whole chunks. No rank ever opens the file for writing with an
-HDF5 that does not know of the others while they have it open.
+Through HDF5 itself where h5py is parallel. Else through MPI-IO, at the places where HDF5 expects the cells: all at once
+where they lie as in memory, chunk by chunk where not. Filters decide the places themselves: then the ranks take turns.
+No rank ever opens the file for writing with an HDF5 that does not know of the others while they have it open.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,34 +33,42 @@ class Place(NamedTuple):
         Name in the file.
     at : tuple of int
         Indices on the dataset's leading axes; empty if it has just those of the array.
+    chunk : tuple of int
+        Shape of a chunk of the array; empty if it is contiguous.
     stretches : list of (Box, int), or None
         Boxes of the array that lie in the file as they would in memory, each with its offset in bytes. A box may reach
-        beyond the array. None: the cells have no fixed place.
-    rows : int
-        Rows of the array in a chunk.
+        beyond the array. None: chunks are not whole rows.
+    offsets : list of int, or None
+        Of all chunks, in C order of their grid. None: filters decide where they go.
     """
 
     dataset: str
     at: tuple[int, ...]
-    stretches: list[tuple[Box, int]] | None
-    rows: int
+    chunk: tuple[int, ...] = ()
+    stretches: list[tuple[Box, int]] | None = None
+    offsets: list[int] | None = None
 
 
 def find_place(dataset: h5py.Dataset, at: tuple[int, ...]) -> Place:
-    """The place of an array in a dataset whose space is allocated, as far as it has one."""
+    """The place of an array in a dataset whose space is allocated."""
     shape = dataset.shape[len(at) :]
     if dataset.chunks is None:
         offset = dataset.id.get_offset()
-        return Place(dataset.name, at, [] if offset is None else [(Box.whole(shape), offset)], 1)
-    chunk = dataset.chunks[len(at) :]
-    place = Place(dataset.name, at, None, chunk[0])
-    if dataset.id.get_create_plist().get_nfilters() or chunk[1:] != shape[1:] or set(dataset.chunks[: len(at)]) > {1}:
+        return Place(dataset.name, at, stretches=[] if offset is None else [(Box.whole(shape), offset)])
+    place = Place(dataset.name, at, dataset.chunks[len(at) :])
+    if dataset.id.get_create_plist().get_nfilters():
         return place
-    stretches = []
-    for row in range(0, shape[0], chunk[0]):
-        info = dataset.id.get_chunk_info_by_coord((*at, row, *(0 for _ in shape[1:])))
-        stretches.append((Box((row, *(0 for _ in shape[1:])), (row + chunk[0], *shape[1:])), info.byte_offset))
-    return place._replace(stretches=stretches)
+    corners = list(_corners(Box.whole(shape), place.chunk))
+    offsets = [dataset.id.get_chunk_info_by_coord((*at, *corner)).byte_offset for corner in corners]
+    if place.chunk[1:] != shape[1:]:
+        return place._replace(offsets=offsets)
+    boxes = [Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) for corner in corners]
+    return place._replace(stretches=list(zip(boxes, offsets, strict=True)))
+
+
+def _corners(box: Box, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Where the chunks of a box begin that begins with one."""
+    return product(*(range(a, b, c) for a, b, c in zip(*box, chunk, strict=True)))
 
 
 def fill(file: str, place: Place, array: DistArray) -> None:
@@ -74,6 +84,8 @@ def fill(file: str, place: Place, array: DistArray) -> None:
         _through_hdf5(file, place, array)
     elif place.stretches is not None:
         _through_mpiio(file, place.stretches, array)
+    elif place.offsets is not None:
+        _by_chunks(file, place, place.offsets, array)
     else:
         _in_turn(file, place, array)
 
@@ -130,16 +142,46 @@ def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray
         raise failure
 
 
-def _in_turn(file: str, place: Place, array: DistArray) -> None:
-    """One rank after the other, each with rows of whole chunks, so that no chunk is packed twice."""
+def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
+    """The array moved so that every rank has rows of whole chunks: its box, and its cells. Collective."""
     topology = array.topology
-    rows = Rows(array.shape, topology.size, place.rows)
+    rows = Rows(array.shape, topology.size, place.chunk[0])
     box = rows.box(topology.rank)
     block: NDArray[Any] = np.empty(box.shape, array.dtype)
     exchange = Transfer(array.decomposition, rows).bind(topology, array.dtype, array.frame.start, box.start)
     exchange(array.padded, block)
     exchange.close()
-    failed = topology.rank > 0 and topology.private.recv(source=topology.rank - 1)
+    return box, block
+
+
+def _by_chunks(file: str, place: Place, offsets: list[int], array: DistArray) -> None:
+    """Each rank its own chunks, at their offsets in the file."""
+    box, block = _whole_chunks(place, array)
+    grid = tuple(-(-n // c) for n, c in zip(array.shape, place.chunk, strict=True))
+    piece = np.zeros(place.chunk, array.dtype)
+    failure: MPI.Exception | None = None
+    handle = MPI.File.Open(array.topology.private, file, MPI.MODE_WRONLY)
+    for corner in _corners(box, place.chunk) if box.size else ():
+        cells = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
+        if cells.shape != piece.shape:
+            piece.fill(0)
+        piece[cells.slices(corner)] = block[cells.slices(box.start)]
+        number = np.ravel_multi_index([a // c for a, c in zip(corner, place.chunk, strict=True)], grid)
+        try:
+            handle.Write_at(offsets[number], [piece.view(np.uint8), MPI.BYTE])
+        except MPI.Exception as error:
+            failure = failure or error
+        tick()
+    handle.Close()
+    if failure:
+        raise failure
+
+
+def _in_turn(file: str, place: Place, array: DistArray) -> None:
+    """One rank after the other, each with its own chunks, so that none is packed twice."""
+    box, block = _whole_chunks(place, array)
+    comm = array.topology.private
+    failed = comm.rank > 0 and comm.recv(source=comm.rank - 1)
     failure: BaseException | None = None
     try:
         if box.size and not failed:
@@ -148,7 +190,7 @@ def _in_turn(file: str, place: Place, array: DistArray) -> None:
             tick()
     except (OSError, RuntimeError) as error:
         failure, failed = error, True
-    if topology.rank < topology.size - 1:
-        topology.private.send(failed, topology.rank + 1)
+    if comm.rank < comm.size - 1:
+        comm.send(failed, comm.rank + 1)
     if failure:
         raise failure
