@@ -62,8 +62,10 @@ def execute(
         config, code = comm.bcast(outcome, root=0)
         if config is None:
             return code
-        with agree(comm):
-            limit = timeout_from(getattr(config, "timeout", None))
+        limit = None
+        with agree(comm, root=0):
+            if comm.rank == 0:  # it alone: other ranks may have another environment
+                limit = timeout_from(getattr(config, "timeout", None))
         with watchdog(comm, limit):
             run(comm, config)
         return 0

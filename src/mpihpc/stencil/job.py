@@ -182,7 +182,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
 
 def _told(tell: Callable[[int], None], before: int, step: int) -> None:
     """After each step: tell the user, and the watchdog."""
-    phase(f"step {before + step}")
+    phase(f"after step {before + step}")
     tell(before + step)
 
 
