@@ -16,6 +16,9 @@ import pytest
 import slurm as machine
 from suite import end
 
+# This process is no MPI program: a signal reaches it, and lets it stop its Slurm.
+pytestmark = pytest.mark.timeout(100, method="signal")
+
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 STENCIL = ("-m", "mpihpc.stencil")
 ENDLESS = ("--shape", 400, 300, "--steps", 10**9, "--output", "out.h5")
