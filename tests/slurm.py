@@ -51,6 +51,8 @@ NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cores}
 PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE
 MpiDefault=pmix
 ReturnToService=2
+# A job's number names MPICH's shared memory, and what a killed job left must not be found by its namesake.
+FirstJobId={first}
 
 # Start what can start at once; give a job a few seconds to end before it is killed.
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
@@ -84,8 +86,11 @@ class Slurm:
         }
         self.daemons: list[subprocess.Popen] = []
         self.helpers: set[int] = set()  # processes that a daemon keeps for itself
+        self.shared: set[Path] = set()  # shared memory of jobs, as far as `processes` saw it
 
     def __enter__(self) -> Slurm:
+        # Who is asked to go stops the Slurm first.
+        self.on_term = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             self._start()
         except BaseException:
@@ -96,13 +101,15 @@ class Slurm:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+        signal.signal(signal.SIGTERM, self.on_term)
 
     def _start(self) -> None:
         self.folder.chmod(0o755)  # munged wants its socket to be reachable
         for name in ("state", "spool"):
             (self.folder / name).mkdir()
         host = socket.gethostname().split(".")[0]
-        text = CONFIGURATION.format(folder=self.folder, host=host, ports=free_ports(2), cores=CORES)
+        first = 1 + int.from_bytes(os.urandom(3))
+        text = CONFIGURATION.format(folder=self.folder, host=host, ports=free_ports(2), cores=CORES, first=first)
         Path(self.env["SLURM_CONF"]).write_text(text)
         key = self.folder / "munge.key"
         key.touch(0o600)
@@ -165,7 +172,7 @@ class Slurm:
             time.sleep(0.1)
 
     def processes(self) -> list[int]:
-        """What this Slurm started and still runs, for jobs."""
+        """What this Slurm started and still runs, for jobs. Notes their shared memory: who is killed leaves it."""
         mark = f"SLURM_CONF={self.folder}/slurm.conf".encode()
         own = {*self.helpers, *(daemon.pid for daemon in self.daemons)}
         found = []
@@ -173,6 +180,8 @@ class Slurm:
             with contextlib.suppress(OSError):  # it has ended
                 if mark in (process / "environ").read_bytes().split(b"\0") and int(process.name) not in own:
                     found.append(int(process.name))
+                    mapped = (process / "maps").read_text().splitlines()
+                    self.shared |= {Path(line.split()[5]) for line in mapped if " /dev/shm/" in line}
         return found
 
     def logs(self, last: int = 60) -> str:
@@ -196,6 +205,8 @@ class Slurm:
         for process in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        for file in self.shared:
+            file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -234,6 +234,7 @@ def test_scancel_in_the_middle_of_the_steps(srun, folder):
     log = folder / "log"
     wait_until(lambda: log.exists() and "8 ranks as" in log.read_text())
     time.sleep(1)
+    assert srun.processes()
     begin = time.monotonic()
     assert srun.run("scancel", job).returncode == 0
     [task] = srun.wait(job, 20)
@@ -250,6 +251,7 @@ def test_scancel_in_the_middle_of_a_write(srun, folder):
     big = "--shape 8000 8000 --steps 1 --output out.h5"
     job = submit(srun, f"sbatch --output=log jobs/stencil_cpu.sbatch {big}", 3, folder)
     wait_until(lambda: any(folder.glob("out.h5.*partial")))
+    assert srun.processes()
     assert srun.run("scancel", job).returncode == 0
     [task] = srun.wait(job, 20)
     assert task["JobState"] == "CANCELLED", (folder / "log").read_text()
@@ -269,6 +271,7 @@ def test_signal_to_srun(srun, folder, signals):
     process = srun.start("srun", "-n", 3, "python", *STENCIL, *ENDLESS, cwd=folder)
     try:
         assert any("3 ranks as" in line for line in process.stdout)
+        assert srun.processes()
         for number in signals:
             process.send_signal(number)
             time.sleep(0.2)
@@ -308,11 +311,16 @@ def test_exception_on_one_rank(srun, folder):
         "u.checksum()\n"  # the others wait here
     )
     begin = time.monotonic()
-    done = srun.run("srun", "-n", 3, "python", "-c", script, cwd=folder, timeout=30)
+    process = srun.start("srun", "-n", 3, "python", "-c", script, cwd=folder)
+    try:
+        wait_until(lambda: process.poll() is not None or not srun.processes(), 15)
+        stderr = process.communicate(timeout=15)[1]
+    finally:
+        end(process)
     assert time.monotonic() - begin < 15
-    assert done.returncode != 0
-    assert done.stderr.count("RuntimeError: rank 1 stumbles") == 1
-    assert "rank 1 of 3" in done.stderr
+    assert process.returncode != 0
+    assert stderr.count("RuntimeError: rank 1 stumbles") == 1
+    assert "rank 1 of 3" in stderr
 
 
 def test_nothing_is_left(cluster):
