@@ -110,7 +110,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     attrs = {"units": problem.units} if problem.units else None
     comm.Barrier()
     seconds, seconds_io = 0.0, time.perf_counter() - begin
-    counted = (sent.messages, sent.bytes)
+    messages = sent_bytes = 0
 
     with ExitStack() as opened:
         series = None
@@ -124,18 +124,19 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         done = 0
         with progress(steps, shown) as tell, blas_threads(threads):
             while done < steps:
-                begin = time.perf_counter()
+                begin, before = time.perf_counter(), replace(sent)
                 count = min(config.every or steps, steps - done)
                 u = plan.run(u, count, partial(_told, tell, done))
                 done += count
                 comm.Barrier()
                 seconds += time.perf_counter() - begin
+                messages += sent.messages - before.messages
+                sent_bytes += sent.bytes - before.bytes
                 if series is not None:
                     begin = time.perf_counter()
                     series.append(u, done)
                     seconds_io += time.perf_counter() - begin
-        messages = comm.allreduce(sent.messages - counted[0], op=MPI.MAX)
-        sent_bytes = comm.allreduce(sent.bytes - counted[1], op=MPI.MAX)
+        messages, sent_bytes = comm.allreduce(messages, op=MPI.MAX), comm.allreduce(sent_bytes, op=MPI.MAX)
         del plan  # and its array
         error = None
         if config.verify:
