@@ -89,8 +89,8 @@ class Slurm:
         self.shared: set[Path] = set()  # shared memory of jobs, as far as `processes` saw it
 
     def __enter__(self) -> Slurm:
-        # Who is asked to go stops the Slurm first.
-        self.on_term = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        # Who is asked to go stops the Slurm first. (pytest takes a SystemExit for a test's failure, and goes on.)
+        self.on_term = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self._start()
         except BaseException:
@@ -195,8 +195,8 @@ class Slurm:
         """End the jobs, then the daemons, then what is left of either; remove the folder."""
         if len(self.daemons) == 3:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.run("scancel", "--user=root", timeout=10)
-            deadline = time.monotonic() + 10
+                self.run("scancel", "--user=root", timeout=3)
+            deadline = time.monotonic() + 4
             while self.processes() and time.monotonic() < deadline:
                 time.sleep(0.1)
         for daemon in reversed(self.daemons):
