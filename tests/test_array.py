@@ -242,3 +242,14 @@ def test_arrays_on_part_of_the_ranks(comm):
     assert isinstance(a, DistArray)
     assert np.array_equal(a.gather(None), np.arange(10.0) * (1 + comm.rank % 2))
     half.Free()
+
+
+def test_fromfunction_whose_dtype_depends_on_the_values(comm):
+    """Some blocks come out complex and some real: all ranks make the same array."""
+    got = mpihpc.fromfunction(lambda i: np.emath.sqrt(i - 3), (8,), comm=comm)
+    assert np.array_equal(got.gather(None), np.emath.sqrt(np.arange(8.0) - 3))
+
+
+def test_full_takes_one_number(comm):
+    fails_alike(comm, ValueError, "give one number", lambda: mpihpc.full((4, 4), [[1], [2]], comm=comm))
+    fails_alike(comm, OverflowError, "300", lambda: mpihpc.full(4, 300, np.uint8, comm=comm))

@@ -288,6 +288,8 @@ def test_bad_snapshots_and_compression(comm, shared_tmp_path):
         assert len(set(comm.allgather(str(caught.value)))) == 1
     with pytest.raises(ValueError, match="'y' is the name of an axis"), mpihpc.io.open(file, "w", comm=comm) as writer:
         writer.series("y", u)
+    with pytest.raises(ValueError, match="a snapshot of"), mpihpc.io.open(file, "w", comm=comm) as writer:
+        writer.series("u", u).append(mpihpc.ones((4, 2), comm=comm), 0)
     with pytest.raises(ValueError, match="already exists"), mpihpc.io.open(file, "w", comm=comm) as writer:
         writer.write("a", u)
         writer.write("a", u)

@@ -181,19 +181,28 @@ class DistArray:
             The sum modulo 2**64 over all cells of a hash of (global index, bits), on all ranks. See
             `mpihpc.kernels.cpu.checksum` for the hash. Not cryptographic.
         """
-        mine = np.array([cpu.checksum(self.local, self.box.start, self.shape)], np.uint64)
+        with agree(self.topology.private):
+            mine = np.array([cpu.checksum(self.local, self.box.start, self.shape)], np.uint64)
         self.topology.private.Allreduce(MPI.IN_PLACE, mine, op=MPI.SUM)
         return int(mine[0])
 
     def copy(self) -> DistArray:
         """A copy, halo included."""
-        return self.astype(self.dtype)
+        new = DistArray(self.decomposition, self.dtype, comm=self.comm, halo=self.halo)
+        np.copyto(new.padded, self.padded)
+        return new
 
     def astype(self, dtype: DTypeLike) -> DistArray:
-        """A copy in another dtype, with an equally deep halo. Complex numbers stay complex, or it is a `TypeError`."""
+        """A copy in another dtype, whose halo is as deep, and not filled.
+
+        Raises
+        ------
+        TypeError
+            The array is complex and `dtype` is not.
+        """
         require_cast(self.dtype, number_dtype(dtype))
         new = DistArray(self.decomposition, dtype, comm=self.comm, halo=self.halo)
-        new.padded[...] = self.padded.astype(new.dtype)
+        np.copyto(new.local, self.local, casting="unsafe")
         return new
 
     def _move(self, transfer: Transfer, target: NDArray[Any], origin: Sequence[int] | None = None) -> None:
@@ -238,9 +247,13 @@ def empty(
 
 
 def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = None, **where: Any) -> DistArray:
-    """A new array filled with one value; `dtype` defaults to the value's. Other parameters: see `empty`."""
-    new = empty(shape, np.asarray(fill_value).dtype if dtype is None else dtype, **where)
-    new.padded[...] = fill_value
+    """A new array filled with one number; `dtype` defaults to the number's. Other parameters: see `empty`."""
+    with agree(Topology.of(where.get("comm")).private):
+        value = np.asarray(fill_value, dtype)
+        if value.ndim:
+            raise ValueError(f"fill_value has shape {value.shape}: give one number")
+    new = empty(shape, value.dtype, **where)
+    new.padded[...] = value
     return new
 
 
@@ -275,8 +288,12 @@ def fromfunction(
     index = [i.astype(dtype) for i in np.indices(new.box.shape, sparse=True)]
     index = [i + np.asarray(start, dtype) for i, start in zip(index, new.box.start, strict=True)]
     values = np.asarray(function(*(np.broadcast_to(i, new.box.shape).copy() for i in index)))
-    if values.dtype != new.dtype:
-        new = DistArray(new.decomposition, values.dtype, comm=new.comm, halo=new.halo)
+    found = new.topology.private.allgather(values.dtype)  # they may differ, where they depend on the values
+    with agree(new.topology.private):
+        common = np.result_type(*map(number_dtype, found))
+        np.broadcast_shapes(values.shape, new.box.shape)
+    if common != new.dtype:
+        new = DistArray(new.decomposition, common, comm=new.comm, halo=new.halo)
     new.local[...] = values
     return new
 
@@ -317,8 +334,9 @@ def asarray(
         if whole is not None:
             whole = whole.astype(number_dtype(whole.dtype), copy=False)
     holders: int = private.allreduce(0 if whole is None else 1)
-    if holders not in (1, topology.size):
-        raise ValueError(f"{holders} of {topology.size} ranks hold an array: it must be on 1 of them or on all")
+    with agree(private):
+        if holders not in (1, topology.size):
+            raise ValueError(f"{holders} of {topology.size} ranks hold an array: it must be on 1 of them or on all")
     root: int = private.allreduce(topology.size if whole is None else topology.rank, op=MPI.MIN)
     shape, source_dtype = private.bcast(None if whole is None else (whole.shape, whole.dtype), root=root)
     with agree(private):
@@ -391,7 +409,7 @@ def from_local(
     with agree(topology.private):
         if block.shape != new.box.shape:
             raise ValueError(
-                f"the block has shape {block.shape}, but {new.box.shape} is this rank's share of shape {tuple(shape)} "
+                f"the block has shape {block.shape}, but {new.box.shape} is this rank's share of shape {new.shape} "
                 f"on grid {grid_text(new.decomposition.dims)}"
             )
     new.local[...] = block

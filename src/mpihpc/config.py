@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, field, fields
@@ -94,6 +95,8 @@ class _Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **options,
         )
+        # As argparse knows negative numbers, but for exponents and such.
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (--help tells all)")
@@ -111,16 +114,17 @@ class _Parser(argparse.ArgumentParser):
 def _from_file(file: str, known: Mapping[str, Field[Any]]) -> dict[str, Any]:
     """The values in a TOML file, or in the result of an earlier run."""
     try:
-        if h5py.is_hdf5(file):
-            with h5py.File(file, "r") as h5:
-                if "config" not in h5.attrs:
-                    raise ValueError(f"{file} holds no configuration: it was not written by a program of mpihpc")
-                content = json.loads(h5.attrs["config"])
-        else:
-            with open(file, "rb") as stream:
+        with open(file, "rb") as stream:
+            if stream.read(8) == b"\x89HDF\r\n\x1a\n":
+                with h5py.File(file, "r") as h5:
+                    content = json.loads(h5.attrs.get("config", "null"))
+            else:
+                stream.seek(0)
                 content = tomllib.load(stream)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no configuration: it was not written by a program of mpihpc")
     values = {}
     for key, value in content.items():
         name = key.replace("-", "_")

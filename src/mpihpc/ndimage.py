@@ -101,12 +101,12 @@ def _filter(
         work = working_dtype(input.dtype, taps)
         if wanted is not None and wanted.kind in "fc":
             work = working_dtype(np.result_type(work, wanted), taps)
-        if given is not None and (given is input or given.decomposition != input.decomposition):
+        if given is input:
+            raise ValueError("output must not be input itself: the filter still reads what it writes")
+        if given is not None and (given.decomposition, given.topology) != (input.decomposition, input.topology):
             raise ValueError(
-                "output must be another array with the decomposition of input: "
-                f"{given.decomposition} is not {input.decomposition}"
-                if given is not input
-                else "output must not be input itself: the filter still reads what it writes"
+                f"output must have the decomposition and the ranks of input: {given.decomposition} is not "
+                f"{input.decomposition}"
             )
         require_cast(work, wanted or work)
     plan = Stencil(input.decomposition, taps, work, comm=input.comm, mode=modes, cval=cval)
@@ -117,7 +117,7 @@ def _filter(
     )
     plan.apply(source.padded, result.local)
     if given is not None and given is not result:
-        given.local[...] = result.local.astype(given.dtype)
+        np.copyto(given.local, result.local, casting="unsafe")
         return given
     return result if wanted in (None, work) else result.astype(wanted)
 

@@ -31,7 +31,8 @@ def test_a_file_says_what_flags_say(launch, tmp_path, ranks):
 
 
 def test_a_result_repeats_its_run(launch, tmp_path):
-    options = ("--shape", "20", "30", "--kernel", "gaussian:1", "--mode", "mirror", "--every", "2", "--steps", "5")
+    options = ("--shape", "20", "30", "--kernel", "gaussian:1", "--mode", "constant", "--every", "2", "--steps", "5")
+    options += ("--cval", "-1e-3+2j", "--dtype", "complex128")  # a value with all that texts of numbers may have
     first = run(launch, 3, *options, "--output", "out.h5")
     with h5py.File(tmp_path / "out.h5") as h5:
         content = json.loads(h5.attrs["config"])

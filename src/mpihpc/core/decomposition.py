@@ -11,7 +11,7 @@ A *layout* says which cells each rank has or needs. It has two methods:
     the ranks that hold or want a part of `box`, in increasing order (a few too many do no harm: their overlap is
     then empty).
 
-`Decomposition`, `Grown`, `Rows` and `Whole` are layouts; `mpihpc.core.transfer.Transfer` moves data between any two.
+`Decomposition`, `Grown`, `Chunks`, `Whole` are layouts; `mpihpc.core.transfer.Transfer` moves data between any two.
 """
 
 from __future__ import annotations
@@ -372,47 +372,52 @@ class Grown:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The array in slabs of whole rows, cut at multiples of a step: how ranks hold whole chunks of a file.
+class Chunks:
+    """The array cut between chunks: the grid of chunks is split over the same grid of ranks as the array is.
+
+    So a rank's chunks are those of its block, but for some at the edges.
 
     Parameters
     ----------
-    shape : tuple of int
-        Global shape.
-    size : int
-        Number of ranks. Some have nothing where there are fewer steps.
-    step : int
-        Rows in a step.
+    decomposition : Decomposition
+        How the array is cut.
+    chunk : tuple of int
+        Shape of a chunk.
 
     Examples
     --------
-    >>> [Rows((10, 4), 2, 3).box(rank).shape for rank in (0, 1)]
+    >>> chunks = Chunks(Decomposition((10, 4), (2, 1)), (3, 4))
+    >>> [chunks.box(rank).shape for rank in (0, 1)]
     [(6, 4), (4, 4)]
     """
 
-    shape: tuple[int, ...]
-    size: int
-    step: int
+    decomposition: Decomposition
+    chunk: tuple[int, ...]
 
     def box(self, rank: int) -> Box:
-        """The rows a rank has."""
-        steps = self._steps.box(rank)
-        ends = (min(i * self.step, self.shape[0]) for i in (*steps.start, *steps.stop))
-        whole = Box.whole(self.shape)
-        return Box((next(ends), *whole.start[1:]), (next(ends), *whole.stop[1:]))
+        """The cells of a rank's chunks."""
+        low, high = self._grid.box(rank)
+        shape = self.decomposition.shape
+        return Box(
+            tuple(min(i * c, n) for i, c, n in zip(low, self.chunk, shape, strict=True)),
+            tuple(min(i * c, n) for i, c, n in zip(high, self.chunk, shape, strict=True)),
+        )
 
     def parts(self, rank: int) -> list[Part]:
-        """The rank's rows."""
+        """The rank's chunks, as one box."""
         box = self.box(rank)
-        return [Part(box, (0,) * len(self.shape))] if box.size else []
+        return [Part(box, (0,) * len(self.chunk))] if box.size else []
 
     def owners(self, box: Box) -> list[int]:
-        """The ranks that have rows of `box`."""
-        return list(self._steps.blocks(0, box.start[0] // self.step, -(-box.stop[0] // self.step)))
+        """The ranks that have chunks with cells of `box`."""
+        low = tuple(a // c for a, c in zip(box.start, self.chunk, strict=True))
+        high = tuple(-(-b // c) for b, c in zip(box.stop, self.chunk, strict=True))
+        return self._grid.owners(Box(low, high))
 
     @property
-    def _steps(self) -> Decomposition:
-        return Decomposition((-(-self.shape[0] // self.step),), (self.size,))
+    def _grid(self) -> Decomposition:
+        cut = self.decomposition
+        return Decomposition(tuple(-(-n // c) for n, c in zip(cut.shape, self.chunk, strict=True)), cut.dims)
 
 
 @dataclass(frozen=True)

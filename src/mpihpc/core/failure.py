@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from mpi4py import MPI
 
-BAD_INPUT = (ValueError, TypeError, OSError, MemoryError)
+BAD_INPUT = (ValueError, TypeError, OverflowError, OSError, MemoryError)
 """What `agree` brings to all ranks. Other exceptions are defects, and end the job."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -87,15 +87,15 @@ def exit_code(error: BaseException) -> int:
     return 1 if failed or getattr(error, "errno", None) in _NO_ROOM else 2
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown word: the nearest known one if there is one, and all of them.
+def nearest(word: str, known: Iterable[str], most: int = 100) -> str:
+    """The end of an error about an unknown word: the nearest known one if there is one, and all of them, or `most`.
 
     >>> nearest("reflekt", ["reflect", "wrap"])
     "did you mean 'reflect'? (reflect, wrap)"
     """
     known = list(known)
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return (f"did you mean {match[0]!r}? " if match else "use one of ") + f"({', '.join(known)})"
+    return (f"did you mean {match[0]!r}? " if match else "use one of ") + f"({', '.join(known[:most])})"
 
 
 def install_hook() -> None:

@@ -7,7 +7,9 @@ No rank ever opens the file for writing with an HDF5 that does not know of the o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -16,7 +18,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
-from mpihpc.core.decomposition import Box, Rows
+from mpihpc.core.decomposition import Box, Chunks
+from mpihpc.core.failure import agree
 from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
 from mpihpc.io.hdf5 import h5py
@@ -56,10 +59,12 @@ def find_place(dataset: h5py.Dataset, at: tuple[int, ...]) -> Place:
         offset = dataset.id.get_offset()
         return Place(dataset.name, at, stretches=[] if offset is None else [(Box.whole(shape), offset)])
     place = Place(dataset.name, at, dataset.chunks[len(at) :])
-    if dataset.id.get_create_plist().get_nfilters():
+    if h5py.get_config().mpi or dataset.id.get_create_plist().get_nfilters():
         return place
     corners = list(_corners(Box.whole(shape), place.chunk))
-    offsets = [dataset.id.get_chunk_info_by_coord((*at, *corner)).byte_offset for corner in corners]
+    found: dict[tuple[int, ...], int] = {}  # in one pass: a look-up goes through all chunks
+    dataset.id.chunk_iter(lambda info: found.__setitem__(info.chunk_offset, info.byte_offset))
+    offsets = [found[(*at, *corner)] for corner in corners]
     if place.chunk[1:] != shape[1:]:
         return place._replace(offsets=offsets)
     boxes = [Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) for corner in corners]
@@ -76,10 +81,14 @@ def fill(file: str, place: Place, array: DistArray) -> None:
 
     Raises
     ------
-    OSError, RuntimeError, mpi4py.MPI.Exception
-        On the ranks where something failed; the others return. After a failure of a parallel HDF5 the file is still
-        open and must stay so: closing it would crash or hang.
+    OSError
+        On all ranks: one of them cannot open the file.
+    Exception
+        What MPI or HDF5 raise, on the ranks where something failed; the others return. After a failure of a parallel
+        HDF5 the file is still open and must stay so: closing it would crash or hang.
     """
+    with agree(array.topology.private):
+        os.close(os.open(file, os.O_WRONLY))  # Open MPI hangs when some ranks cannot
     if h5py.get_config().mpi:
         _through_hdf5(file, place, array)
     elif place.stretches is not None:
@@ -113,42 +122,59 @@ def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
 
 def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray) -> None:
     """Collectively, at the cells' offsets in the file, out of the padded block without a copy."""
-    frame, comm = array.frame, array.topology.private
-    cell = MPI.BYTE.Create_contiguous(array.dtype.itemsize).Commit()
-    failure: MPI.Exception | None = None
+    frame, comm, itemsize = array.frame, array.topology.private, array.dtype.itemsize
+    failures: list[Exception] = []
     handle = MPI.File.Open(comm, file, MPI.MODE_WRONLY)
     for stretch, offset in stretches:
-        parts = list((array.box & stretch).slabs(max(1, _ROUND_BYTES // array.dtype.itemsize)))
+        parts = list((array.box & stretch).slabs(max(1, _ROUND_BYTES // itemsize)))
         for k in range(comm.allreduce(len(parts), op=MPI.MAX)):
-            count, there, here = 0, cell, cell
-            if k < len(parts):
-                part, count = parts[k], 1
-                inside = [p - s for p, s in zip(part.start, stretch.start, strict=True)]
-                corner = [p - f for p, f in zip(part.start, frame.start, strict=True)]
-                there = cell.Create_subarray(stretch.shape, part.shape, inside).Commit()
-                here = cell.Create_subarray(frame.shape, part.shape, corner).Commit()
-            try:
-                handle.Set_view(offset, cell, there, "native")
-                handle.Write_all([array.padded, count, here])
-            except MPI.Exception as error:
-                failure = failure or error  # the others go on, and need this rank in their calls
+            types: list[MPI.Datatype] = []
+            with _noted(failures):
+                types = [_part_type(part, around, itemsize) for part in parts[k : k + 1] for around in (stretch, frame)]
+            there, here = types or (MPI.BYTE, MPI.BYTE)
+            with _noted(failures):
+                handle.Set_view(offset, MPI.BYTE, there, "native")
+            with _noted(failures):
+                handle.Write_all([array.padded, len(types) // 2, here])
+            for made in types:
+                made.Free()
             tick()
-            if count:
-                there.Free()
-                here.Free()
     handle.Close()
-    cell.Free()
-    if failure:
-        raise failure
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def _noted(failures: list[Exception]) -> Iterator[None]:
+    """What fails on this rank must not keep it from the calls in which the others need it."""
+    try:
+        yield
+    except MPI.Exception as error:
+        failures.append(error)
+
+
+def _part_type(part: Box, around: Box, itemsize: int) -> MPI.Datatype:
+    """A part of an array as an MPI datatype; `Create_subarray` would not take axes of 2^31 cells."""
+    kind, stride, at = MPI.BYTE.Create_contiguous(part.shape[-1] * itemsize), itemsize, 0
+    for d in reversed(range(len(part.start))):
+        if d < len(part.start) - 1:
+            inner, kind = kind, kind.Create_hvector(part.shape[d], 1, stride)
+            inner.Free()
+        at += (part.start[d] - around.start[d]) * stride
+        stride *= around.shape[d]
+    placed = kind.Create_hindexed([1], [at]).Commit()
+    kind.Free()
+    return placed
 
 
 def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
-    """The array moved so that every rank has rows of whole chunks: its box, and its cells. Collective."""
+    """The array moved so that every rank has whole chunks: their box, and its cells. Collective."""
     topology = array.topology
-    rows = Rows(array.shape, topology.size, place.chunk[0])
-    box = rows.box(topology.rank)
-    block: NDArray[Any] = np.empty(box.shape, array.dtype)
-    exchange = Transfer(array.decomposition, rows).bind(topology, array.dtype, array.frame.start, box.start)
+    chunks = Chunks(array.decomposition, place.chunk)
+    box = chunks.box(topology.rank)
+    with agree(topology.private):
+        block: NDArray[Any] = np.empty(box.shape, array.dtype)
+    exchange = Transfer(array.decomposition, chunks).bind(topology, array.dtype, array.frame.start, box.start)
     exchange(array.padded, block)
     exchange.close()
     return box, block
@@ -159,7 +185,7 @@ def _by_chunks(file: str, place: Place, offsets: list[int], array: DistArray) ->
     box, block = _whole_chunks(place, array)
     grid = tuple(-(-n // c) for n, c in zip(array.shape, place.chunk, strict=True))
     piece = np.zeros(place.chunk, array.dtype)
-    failure: MPI.Exception | None = None
+    failures: list[Exception] = []
     handle = MPI.File.Open(array.topology.private, file, MPI.MODE_WRONLY)
     for corner in _corners(box, place.chunk) if box.size else ():
         cells = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
@@ -167,14 +193,12 @@ def _by_chunks(file: str, place: Place, offsets: list[int], array: DistArray) ->
             piece.fill(0)
         piece[cells.slices(corner)] = block[cells.slices(box.start)]
         number = np.ravel_multi_index([a // c for a, c in zip(corner, place.chunk, strict=True)], grid)
-        try:
+        with _noted(failures):
             handle.Write_at(offsets[number], [piece.view(np.uint8), MPI.BYTE])
-        except MPI.Exception as error:
-            failure = failure or error
         tick()
     handle.Close()
-    if failure:
-        raise failure
+    if failures:
+        raise failures[0]
 
 
 def _in_turn(file: str, place: Place, array: DistArray) -> None:
@@ -188,7 +212,7 @@ def _in_turn(file: str, place: Place, array: DistArray) -> None:
             with h5py.File(file, "r+") as h5:
                 h5[place.dataset][(*place.at, *box.slices())] = block
             tick()
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # whatever it is, the next rank waits for its turn
         failure, failed = error, True
     if comm.rank < comm.size - 1:
         comm.send(failed, comm.rank + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 import zlib
@@ -96,7 +97,7 @@ class Reader:
             raise ValueError(f"{self.file} holds {len(arrays)} datasets ({_listed(arrays)}): name one, FILE:DATASET")
         name = arrays[0] if dataset is None else dataset.strip("/")
         if name not in self.entries:
-            hint = nearest(name, names[:20]) if names else "it holds none"
+            hint = nearest(name, names, most=20) if names else "it holds none"
             raise ValueError(f"{self.file} has no dataset {name!r}: {hint}")
         entry = self.entries[name]
         try:
@@ -125,14 +126,17 @@ class Reader:
             if decomposition.shape != entry.shape:
                 raise ValueError(f"the decomposition is for shape {decomposition.shape}, the file has {entry.shape}")
             require_cast(entry.dtype, number_dtype(entry.dtype if dtype is None else dtype))
-        new = DistArray(decomposition, entry.dtype if dtype is None else dtype, comm=comm, halo=halo)
+        dtype = entry.dtype if dtype is None else dtype
         if self.format == "npz":
             whole: NDArray[Any] | None = None
             with agree(self.topology.private, root=0):
                 if self.topology.rank == 0:
                     with _readable(self.file, entry.name), np.load(self.file, allow_pickle=False) as archive:
                         whole = archive[entry.name]
-            return asarray(whole, new.dtype, comm=comm, dims=decomposition.dims, halo=halo)
+            return asarray(
+                whole, entry.dtype if dtype is None else dtype, comm=comm, dims=decomposition.dims, halo=halo
+            )
+        new = DistArray(decomposition, dtype, comm=comm, halo=halo)
         with agree(self.topology.private):
             # In slabs, so that neither a second block nor the pages of a mapped file pile up in memory.
             local = new.local
@@ -210,7 +214,11 @@ def _inspect_hdf5(h5: h5py.File) -> dict[str, Entry]:
                     units = units.decode(errors="replace")
                 path = f"{group.name}/{name}".lstrip("/")
                 units = units if isinstance(units, str) else None
-                entries[path] = Entry(path, item.shape, item.dtype, units, item.chunks, scale=item.is_scale)
+                # What is packed, or small enough for HDF5's cache, is best read by whole chunks.
+                packed = item.chunks and (item.compression or math.prod(item.chunks) * item.dtype.itemsize <= 1 << 20)
+                entries[path] = Entry(
+                    path, item.shape, item.dtype, units, item.chunks if packed else None, scale=item.is_scale
+                )
             elif isinstance(item, h5py.Group) and item.id not in above:  # links may go in circles
                 visit(item, (*above, item.id))
 

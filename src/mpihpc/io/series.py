@@ -32,6 +32,7 @@ class Series:
     ) -> None:
         self.writer, self.dataset = writer, dataset
         self._count = 0
+        self._like = like.shape, like.dtype
         folder, _, own = dataset.rpartition("/")
         self._names = [f"{folder}/{name}".lstrip("/") for name in ("t", *"wzyx"[-like.ndim :])]
         with writer.alone(dataset, like) as rank_0:
@@ -75,6 +76,8 @@ class Series:
         k = self._count
         try:
             with writer.alone(self.dataset, array) as rank_0:
+                if (array.shape, array.dtype) != self._like:
+                    raise ValueError(f"a snapshot of {(array.shape, array.dtype)} in a series of {self._like}")
                 if rank_0:
                     with writer.reserved(array.nbytes) as h5:
                         h5[self.dataset].resize(k + 1, axis=0)

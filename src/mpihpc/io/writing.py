@@ -6,6 +6,7 @@ ranks and a full disk is found before any data moves. Then every rank writes its
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -21,7 +22,7 @@ from mpi4py import MPI
 
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import grid_text
-from mpihpc.core.failure import agree
+from mpihpc.core.failure import agree, agreed
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
 from mpihpc.io.filling import Place, fill, find_place
@@ -166,7 +167,8 @@ class Writer:
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 os.replace(self.partial, self._target)
-                sync(os.path.dirname(self._target))
+                with contextlib.suppress(OSError):  # not all file systems can, and the file is there
+                    sync(os.path.dirname(self._target))
 
     def discard(self) -> None:
         """Remove what has no name yet. Whole snapshots stay, under the temporary name; the old file stays too."""
@@ -199,7 +201,9 @@ class Writer:
         failure: BaseException | None = None
         try:
             fill(self.partial, place, array)
-        except (MPI.Exception, OSError, RuntimeError) as error:
+        except Exception as error:  # whatever it is, the others must know
+            if agreed(error):
+                raise
             failure = error
         try:
             with agree(private):
@@ -239,7 +243,8 @@ class Writer:
         """End the job: a parallel HDF5 crashes or hangs when a file is closed after a failed collective write."""
         self.discard()
         if self.topology.rank == 0:
-            print(f"mpihpc: error: {error}", file=sys.stderr, flush=True)
+            kept = f"; whole snapshots are in {self.partial}" if self.keep else ""
+            print(f"mpihpc: error: {error}{kept}", file=sys.stderr, flush=True)
         self.topology.private.Barrier()
         MPI.COMM_WORLD.Abort(1)
         raise error

@@ -261,6 +261,8 @@ def _kernel(
             elif text.endswith(".npy"):
                 try:
                     weights = np.load(text, allow_pickle=False)
+                    if not isinstance(weights, np.ndarray):
+                        raise ValueError("it is no .npy file, whatever its name says")
                 except (ValueError, EOFError) as error:
                     why = "it holds objects, not numbers" if "allow_pickle" in str(error) else error
                     raise ValueError(f"kernel {text} cannot be read: {why}") from error

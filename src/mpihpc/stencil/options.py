@@ -24,7 +24,7 @@ def _grid(text: str) -> tuple[int, ...]:
 
 
 def _number(text: str) -> complex:
-    return complex(text) if text.endswith("j") else float(text)
+    return complex(text) if "j" in text else float(text)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ def picture(u: DistArray, file: str, title: str, units: str | None = None) -> No
                 shown = axes.imshow(image, extent=(0, u.shape[-1], u.shape[-2], 0), interpolation="nearest")
                 figure.colorbar(shown, label=units or "")
             axes.set_title(title)
-            partial = f"{file}.partial{os.path.splitext(file)[1]}"
+            partial = f"{file}.{secrets.token_hex(4)}.partial{os.path.splitext(file)[1]}"
             try:
                 figure.savefig(partial, dpi=120)
                 os.replace(partial, file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Taps:
         bad = int((~np.isfinite(dense)).sum())
         if bad:
             raise ValueError(f"{bad} of the kernel's {dense.size} weights are NaN or infinite")
-        origins = [origin] * ndim if isinstance(origin, int | np.integer) else list(origin)
+        origins = [origin] * ndim if isinstance(origin, int | np.integer) else [index(o) for o in origin]
         if len(origins) != ndim:
             raise ValueError(f"{len(origins)} origins for {axes_text(ndim)}: give 1, or one per axis")
         for o, n in zip(origins, dense.shape, strict=True):
