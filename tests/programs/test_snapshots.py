@@ -70,9 +70,10 @@ def test_whole_snapshots_survive_kill_9(tmp_path, compress):
     )
     try:
         deadline = time.monotonic() + 60
-        while not any(p.stat().st_size > (3e5 if compress else 15e6) for p in tmp_path.glob("*.partial")):
+        while not list(tmp_path.glob("*.partial")):
             assert time.monotonic() < deadline and job.poll() is None
             time.sleep(0.02)
+        time.sleep(3)  # the size does not tell: space is reserved
         os.kill(ranks_of(job.pid)[1], signal.SIGKILL)
         assert job.wait(10) != 0
     finally:
