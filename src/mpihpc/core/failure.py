@@ -12,6 +12,7 @@ import difflib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -122,9 +123,15 @@ def abort(kind: type[BaseException], error: BaseException, trace: TracebackType 
     world = MPI.COMM_WORLD
     print(f"mpihpc: rank {world.rank} of {world.size} failed, so the job ends:", file=sys.stderr)
     sys.__excepthook__(kind, error, trace)
+    end_job()
+
+
+def end_job() -> None:
+    """End all ranks of the job with exit code 1, after what they have said has reached the launcher."""
     sys.stdout.flush()
     sys.stderr.flush()
-    world.Abort(1)
+    time.sleep(0.2)  # MPICH's launcher forgets what it is told in its last moment
+    MPI.COMM_WORLD.Abort(1)
 
 
 def check_launch() -> None:
@@ -142,7 +149,7 @@ def check_launch() -> None:
         ranks = os.environ.get(name, "")
         if ranks.isdigit():
             if int(ranks) > 1:
-                library = MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0]
+                library = " ".join(MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].split())
                 raise OSError(
                     f"the launcher started {ranks} ranks ({name}), but each sees only itself (1): mpirun or srun "
                     f"does not belong to the MPI library in use ({library}); use the launcher of that library"

@@ -22,7 +22,7 @@ from mpi4py import MPI
 
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import grid_text
-from mpihpc.core.failure import agree, agreed
+from mpihpc.core.failure import agree, agreed, end_job
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
 from mpihpc.io.filling import Place, fill, find_place
@@ -246,7 +246,7 @@ class Writer:
             kept = f"; whole snapshots are in {self.partial}" if self.keep else ""
             print(f"mpihpc: error: {error}{kept}", file=sys.stderr, flush=True)
         self.topology.private.Barrier()
-        MPI.COMM_WORLD.Abort(1)
+        end_job()
         raise error
 
 
