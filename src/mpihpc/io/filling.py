@@ -168,10 +168,12 @@ def _part_type(part: Box, around: Box, itemsize: int) -> MPI.Datatype:
 
 
 def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
-    """The array moved so that every rank has whole chunks: their box, and its cells. Collective."""
+    """The array, moved where blocks and chunks differ: the box of this rank's whole chunks, its cells. Collective."""
     topology = array.topology
     chunks = Chunks(array.decomposition, place.chunk)
     box = chunks.box(topology.rank)
+    if topology.private.allreduce(box == array.box, op=MPI.LAND):
+        return box, array.local
     with agree(topology.private):
         block: NDArray[Any] = np.empty(box.shape, array.dtype)
     exchange = Transfer(array.decomposition, chunks).bind(topology, array.dtype, array.frame.start, box.start)
