@@ -1,7 +1,7 @@
 """Filling a dataset: every rank's box into one shared file.
 
-Through HDF5 itself where h5py is parallel. Else through MPI-IO, at the places where HDF5 expects the cells: all at once
-where they lie as in memory, chunk by chunk where not. Filters decide the places themselves: then the ranks take turns.
+Through HDF5 itself where h5py is parallel. Else at the places where HDF5 expects the cells: through MPI-IO where they
+lie as in memory, chunk by chunk where not. Filters decide the places themselves: then the ranks take turns.
 No rank ever opens the file for writing with an HDF5 that does not know of the others while they have it open.
 """
 
@@ -183,24 +183,22 @@ def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
 
 
 def _by_chunks(file: str, place: Place, offsets: list[int], array: DistArray) -> None:
-    """Each rank its own chunks, at their offsets in the file."""
+    """Each rank its own chunks, at their offsets in the file; by plain writes, for which MPI-IO takes far longer."""
     box, block = _whole_chunks(place, array)
     grid = tuple(-(-n // c) for n, c in zip(array.shape, place.chunk, strict=True))
     piece = np.zeros(place.chunk, array.dtype)
-    failures: list[Exception] = []
-    handle = MPI.File.Open(array.topology.private, file, MPI.MODE_WRONLY)
-    for corner in _corners(box, place.chunk) if box.size else ():
-        cells = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
-        if cells.shape != piece.shape:
-            piece.fill(0)
-        piece[cells.slices(corner)] = block[cells.slices(box.start)]
-        number = np.ravel_multi_index([a // c for a, c in zip(corner, place.chunk, strict=True)], grid)
-        with _noted(failures):
-            handle.Write_at(offsets[number], [piece.view(np.uint8), MPI.BYTE])
-        tick()
-    handle.Close()
-    if failures:
-        raise failures[0]
+    with open(file, "r+b", buffering=0) as handle:
+        for corner in _corners(box, place.chunk) if box.size else ():
+            cells = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
+            if cells.shape != piece.shape:
+                piece.fill(0)
+            piece[cells.slices(corner)] = block[cells.slices(box.start)]
+            number = np.ravel_multi_index([a // c for a, c in zip(corner, place.chunk, strict=True)], grid)
+            handle.seek(offsets[number])
+            left = piece.view(np.uint8).reshape(-1).data
+            while left:
+                left = left[handle.write(left) or 0 :]
+            tick()
 
 
 def _in_turn(file: str, place: Place, array: DistArray) -> None:
