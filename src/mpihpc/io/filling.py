@@ -1,14 +1,16 @@
 """Filling a dataset: every rank's box into one shared file.
 
-Through HDF5 itself where h5py is parallel. Else at the places where HDF5 expects the cells: through MPI-IO where they
-lie as in memory, chunk by chunk where not. Filters decide the places themselves: then the ranks take turns.
+Where chunks hold parts of rows, each rank writes its cells of every chunk by itself, at the places where HDF5 expects
+them: an MPI library takes several times as long. All else is collective: through HDF5 where h5py is parallel, else
+through MPI-IO. Filters decide the places themselves: without a parallel h5py, the ranks then take turns.
 No rank ever opens the file for writing with an HDF5 that does not know of the others while they have it open.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
 from mpihpc.io.hdf5 import h5py
 
+_ROWS = 1024  # the most that a system takes in one call
 _ROUND_BYTES = 1 << 30  # MPI-IO libraries have been seen to break on single writes of more than 2 GiB
 
 
@@ -40,16 +43,16 @@ class Place(NamedTuple):
         Shape of a chunk of the array; empty if it is contiguous.
     stretches : list of (Box, int), or None
         Boxes of the array that lie in the file as they would in memory, each with its offset in bytes. A box may reach
-        beyond the array. None: chunks are not whole rows.
-    offsets : list of int, or None
-        Of all chunks, in C order of their grid. None: filters decide where they go.
+        beyond the array. None: chunks are not whole rows, or filters decide where they go.
+    offsets : sequence of int, or None
+        Of all chunks that are not whole rows, in C order of their grid.
     """
 
     dataset: str
     at: tuple[int, ...]
     chunk: tuple[int, ...] = ()
     stretches: list[tuple[Box, int]] | None = None
-    offsets: list[int] | None = None
+    offsets: Sequence[int] | None = None
 
 
 def find_place(dataset: h5py.Dataset, at: tuple[int, ...]) -> Place:
@@ -59,15 +62,18 @@ def find_place(dataset: h5py.Dataset, at: tuple[int, ...]) -> Place:
         offset = dataset.id.get_offset()
         return Place(dataset.name, at, stretches=[] if offset is None else [(Box.whole(shape), offset)])
     place = Place(dataset.name, at, dataset.chunks[len(at) :])
-    if h5py.get_config().mpi or dataset.id.get_create_plist().get_nfilters():
+    if dataset.id.get_create_plist().get_nfilters():
         return place
     corners = list(_corners(Box.whole(shape), place.chunk))
-    found: dict[tuple[int, ...], int] = {}  # in one pass: a look-up goes through all chunks
-    dataset.id.chunk_iter(lambda info: found.__setitem__(info.chunk_offset, info.byte_offset))
-    offsets = [found[(*at, *corner)] for corner in corners]
     if place.chunk[1:] != shape[1:]:
-        return place._replace(offsets=offsets)
+        # `Writer.write` had such chunks allocated one behind the other. A look-up goes through all before it.
+        step = math.prod(place.chunk) * dataset.dtype.itemsize
+        first, last = (dataset.id.get_chunk_info(k).byte_offset for k in (0, len(corners) - 1))
+        if last - first != (len(corners) - 1) * step:
+            raise RuntimeError(f"its chunks are not one behind the other: {len(corners)} from {first} to {last}")
+        return place._replace(offsets=range(first, last + step, step))
     boxes = [Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) for corner in corners]
+    offsets = [dataset.id.get_chunk_info_by_coord((*at, *corner)).byte_offset for corner in corners]
     return place._replace(stretches=list(zip(boxes, offsets, strict=True)))
 
 
@@ -89,12 +95,12 @@ def fill(file: str, place: Place, array: DistArray) -> None:
     """
     with agree(array.topology.private):
         os.close(os.open(file, os.O_WRONLY))  # Open MPI hangs when some ranks cannot
-    if h5py.get_config().mpi:
+    if place.offsets is not None:
+        _by_chunks(file, place, place.offsets, array)
+    elif h5py.get_config().mpi:
         _through_hdf5(file, place, array)
     elif place.stretches is not None:
         _through_mpiio(file, place.stretches, array)
-    elif place.offsets is not None:
-        _by_chunks(file, place, place.offsets, array)
     else:
         _in_turn(file, place, array)
 
@@ -167,6 +173,39 @@ def _part_type(part: Box, around: Box, itemsize: int) -> MPI.Datatype:
     return placed
 
 
+def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray) -> None:
+    """Each rank its cells of every chunk, out of the padded block without a copy; by plain writes."""
+    box, frame, itemsize = array.box, array.frame, array.dtype.itemsize
+    grid = tuple(-(-n // c) for n, c in zip(array.shape, place.chunk, strict=True))
+    handle = os.open(file, os.O_WRONLY)
+    try:
+        for index in product(*(range(a // c, -(-b // c)) for a, b, c in zip(*box, place.chunk, strict=True))):
+            corner = tuple(i * c for i, c in zip(index, place.chunk, strict=True))
+            part = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
+            start = offsets[int(np.ravel_multi_index(index, grid))]
+            # The axes behind `axis` are whole in the chunk, so what has one index on those before it is one stretch.
+            axis = max((d for d in range(1, array.ndim) if part.shape[d] < place.chunk[d]), default=0)
+            for first in product(*(range(n) for n in part.shape[:axis])):
+                inside = np.add(part.start, (*first, *(0 for _ in part.shape[axis:]))) - corner
+                at = start + int(np.ravel_multi_index(inside, place.chunk)) * itemsize
+                _write_rows(handle, array.padded[part.slices(frame.start)][first], at)
+            tick()
+    finally:
+        os.close(handle)
+
+
+def _write_rows(handle: int, cells: NDArray[Any], offset: int) -> None:
+    """Write rows that lie one behind the other in the file, but not in memory."""
+    rows = [cells[index].data for index in np.ndindex(cells.shape[:-1])]
+    for few in (rows[k : k + _ROWS] for k in range(0, len(rows), _ROWS)):
+        done, nbytes = os.pwritev(handle, few, offset), sum(row.nbytes for row in few)
+        if done < nbytes:  # rare: the disk got full, or a signal came
+            rest = memoryview(b"".join(row.tobytes() for row in few))[done:]
+            while rest:
+                rest = rest[os.pwrite(handle, rest, offset + nbytes - len(rest)) :]
+        offset += nbytes
+
+
 def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
     """The array, moved where blocks and chunks differ: the box of this rank's whole chunks, its cells. Collective."""
     topology = array.topology
@@ -180,25 +219,6 @@ def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
     exchange(array.padded, block)
     exchange.close()
     return box, block
-
-
-def _by_chunks(file: str, place: Place, offsets: list[int], array: DistArray) -> None:
-    """Each rank its own chunks, at their offsets in the file; by plain writes, for which MPI-IO takes far longer."""
-    box, block = _whole_chunks(place, array)
-    grid = tuple(-(-n // c) for n, c in zip(array.shape, place.chunk, strict=True))
-    piece = np.zeros(place.chunk, array.dtype)
-    with open(file, "r+b", buffering=0) as handle:
-        for corner in _corners(box, place.chunk) if box.size else ():
-            cells = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
-            if cells.shape != piece.shape:
-                piece.fill(0)
-            piece[cells.slices(corner)] = block[cells.slices(box.start)]
-            number = np.ravel_multi_index([a // c for a, c in zip(corner, place.chunk, strict=True)], grid)
-            handle.seek(offsets[number])
-            left = piece.view(np.uint8).reshape(-1).data
-            while left:
-                left = left[handle.write(left) or 0 :]
-            tick()
 
 
 def _in_turn(file: str, place: Place, array: DistArray) -> None:

@@ -139,7 +139,8 @@ class Writer:
                 if not array.size:
                     level, chunks = None, False  # HDF5 has no chunks without cells
                 grid = chunk_grid(array.shape, array.dtype.itemsize) if chunks or level else None
-                with self.reserved(array.nbytes) as h5:
+                # HDF5 1.10 was the first to be able to lay all chunks one behind the other, without an index.
+                with self.reserved(array.nbytes, libver=("v110", "v110") if chunks and level is None else None) as h5:
                     made = create_dataset(h5, dataset, array.shape, array.dtype, grid, level)
                     made.attrs.update(attrs or {})
                     place = find_place(made, ())
@@ -220,10 +221,10 @@ class Writer:
             h5.attrs.update(self.attrs)
 
     @contextmanager
-    def reserved(self, nbytes: int) -> Iterator[h5py.File]:
+    def reserved(self, nbytes: int, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:
         """The file, open on rank 0, with room on the disk for `nbytes` more: found now, not when ranks write them."""
         self._reserve(os.path.getsize(self.partial) + nbytes + _METADATA)
-        with h5py.File(self.partial, "r+") as h5:
+        with h5py.File(self.partial, "r+", libver=libver) as h5:
             yield h5
         self._reserve(os.path.getsize(self.partial))  # HDF5 leaves holes where it has allocated
 
