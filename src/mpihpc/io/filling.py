@@ -26,7 +26,6 @@ from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
 from mpihpc.io.hdf5 import h5py
 
-_ROWS = 1024  # the most that a system takes in one call
 _ROUND_BYTES = 1 << 30  # MPI-IO libraries have been seen to break on single writes of more than 2 GiB
 
 
@@ -174,36 +173,27 @@ def _part_type(part: Box, around: Box, itemsize: int) -> MPI.Datatype:
 
 
 def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray) -> None:
-    """Each rank its cells of every chunk, out of the padded block without a copy; by plain writes."""
+    """Each rank its cells of every chunk; by plain writes."""
     box, frame, itemsize = array.box, array.frame, array.dtype.itemsize
     grid = tuple(-(-n // c) for n, c in zip(array.shape, place.chunk, strict=True))
-    handle = os.open(file, os.O_WRONLY)
-    try:
+    memory = np.empty(math.prod(place.chunk), array.dtype)  # stays in the cache
+    with open(file, "r+b", buffering=0) as handle:
         for index in product(*(range(a // c, -(-b // c)) for a, b, c in zip(*box, place.chunk, strict=True))):
             corner = tuple(i * c for i, c in zip(index, place.chunk, strict=True))
             part = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
+            cells = memory[: part.size].reshape(part.shape)
+            cells[...] = array.padded[part.slices(frame.start)]
             start = offsets[int(np.ravel_multi_index(index, grid))]
             # The axes behind `axis` are whole in the chunk, so what has one index on those before it is one stretch.
             axis = max((d for d in range(1, array.ndim) if part.shape[d] < place.chunk[d]), default=0)
+            behind = (0,) * (array.ndim - axis)
             for first in product(*(range(n) for n in part.shape[:axis])):
-                inside = np.add(part.start, (*first, *(0 for _ in part.shape[axis:]))) - corner
-                at = start + int(np.ravel_multi_index(inside, place.chunk)) * itemsize
-                _write_rows(handle, array.padded[part.slices(frame.start)][first], at)
+                inside = [p - c + i for p, c, i in zip(part.start, corner, (*first, *behind), strict=True)]
+                handle.seek(start + int(np.ravel_multi_index(inside, place.chunk)) * itemsize)
+                left = cells[first].reshape(-1).view(np.uint8).data
+                while left:
+                    left = left[handle.write(left) or 0 :]
             tick()
-    finally:
-        os.close(handle)
-
-
-def _write_rows(handle: int, cells: NDArray[Any], offset: int) -> None:
-    """Write rows that lie one behind the other in the file, but not in memory."""
-    rows = [cells[index].data for index in np.ndindex(cells.shape[:-1])]
-    for few in (rows[k : k + _ROWS] for k in range(0, len(rows), _ROWS)):
-        done, nbytes = os.pwritev(handle, few, offset), sum(row.nbytes for row in few)
-        if done < nbytes:  # rare: the disk got full, or a signal came
-            rest = memoryview(b"".join(row.tobytes() for row in few))[done:]
-            while rest:
-                rest = rest[os.pwrite(handle, rest, offset + nbytes - len(rest)) :]
-        offset += nbytes
 
 
 def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
