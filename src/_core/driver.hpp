@@ -1,19 +1,28 @@
-// From rows to regions: choice of the instruction set, threads, tiles, streaming stores.
+// The instruction set in use, and what is known of the machine.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "advance.hpp"
 #include "kernels.hpp"
 
 namespace mpihpc {
 
-constexpr int MAX_AXES = 4;
-constexpr int MAX_THREADS = 1024;
+// The kernels of the instruction set in use.
+template <class T>
+const Rows<T> &rows();
+template <>
+const Rows<float> &rows<float>();
+template <>
+const Rows<double> &rows<double>();
 
-// A region to fill, always with four axes (leading ones of length 1). Shape and strides in scalars; the last axis of
-// both arrays is contiguous.
+// Bytes of a cache (2 or 3) that a core may take for its own.
+std::int64_t cache_bytes(int level);
+
+// Two arrays, always with four axes (leading ones of length 1). Shape and strides in scalars; the last axis of both is
+// contiguous.
 template <class T>
 struct Region {
     T *dst;
@@ -23,12 +32,9 @@ struct Region {
     std::int64_t src_stride[MAX_AXES];
 };
 
-enum class Kind { copy, real, complex };
-
-// Correlate (or copy: no taps used) over the region. reach[d]: the largest offset along axis d, in cells. No taps: zeros.
+// Copy by a plain loop of ordinary loads and stores, the yardstick of benchmarks.
 template <class T>
-void run(const Region<T> &region, Kind kind, const std::vector<std::int64_t> &offset, const std::vector<T> &weight,
-         const std::int64_t reach[MAX_AXES], int threads);
+void copy(const Region<T> &region, int threads);
 
 std::vector<std::string> isas();
 std::string isa();

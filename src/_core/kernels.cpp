@@ -1,4 +1,4 @@
-// Row kernels, compiled once per instruction set: MPIHPC_ISA is the namespace, MPIHPC_VECTOR_BYTES the vector's width.
+// Kernels of rows, compiled once per instruction set: MPIHPC_ISA is the namespace, MPIHPC_VECTOR_BYTES the vector's width.
 //
 // Nothing from std:: is called here: an inline function compiled for AVX-512 in this file could be the copy that the
 // linker keeps for all others, and then run on a machine without AVX-512.
@@ -112,14 +112,11 @@ struct Complex {
     };
 };
 
-// Fetch what the leading tap will read 8 KiB further on: past the end of a row that is the next row, near enough. Of the
-// rows that a stencil reads only the leading one comes from memory, and the hardware's prefetchers, busy with the
-// others, fetch it too late: without this a 5-point stencil runs at 0.65 of the speed of a copy, with it at 1.2.
-template <int BYTES, class T>
-inline void prefetch(const T *x) {
-    constexpr std::uintptr_t DISTANCE = 8192;
-    const std::uintptr_t p = reinterpret_cast<std::uintptr_t>(x) + DISTANCE;
-    for (int b = 0; b < BYTES; b += 64) __builtin_prefetch(reinterpret_cast<const void *>(p + b), 0, 3);
+MPIHPC_INLINE void fetch(const Ahead &ahead, int64_t &line) {
+    if (line >= ahead.limit) return;
+    for (int r = 0; r < ahead.rows; ++r)
+        for (int q = 0; q < ahead.lines; ++q) __builtin_prefetch(ahead.row[r] + 64 * (line + q), 0, 2);
+    line += ahead.lines;
 }
 
 // Vectors in the largest block: enough sums in flight to hide the latency of the additions, yet at most 256 bytes, so
@@ -127,45 +124,43 @@ inline void prefetch(const T *x) {
 constexpr int most_vectors(int bytes) { return bytes == 64 ? 4 : 8; }
 
 // BLOCK neighbouring vectors of one row: the accumulators stay in registers while the taps pass by.
-template <class Op, int BYTES, int BLOCK, bool STREAM>
-MPIHPC_INLINE void block(typename Op::scalar *dst, const typename Op::scalar *src, const Taps<typename Op::scalar> &taps) {
-    using T = typename Op::scalar;
+template <class Op, int BYTES, int BLOCK, bool STREAM, class T>
+MPIHPC_INLINE void block(T *dst, const Taps<T> &taps, int64_t i, Op) {
     using V = typename Vector<T, BYTES>::type;
     constexpr int LANES = BYTES / sizeof(T);
-    if constexpr (BLOCK == most_vectors(BYTES)) prefetch<BLOCK * BYTES>(src + taps.leading);
     V acc[BLOCK];
     {
         const typename Op::template Weight<V> w(taps.weight, 0);
-        const T *x = src + taps.offset[0];
+        const T *x = taps.x[0] + i;
 #pragma GCC unroll 8
         for (int b = 0; b < BLOCK; ++b) acc[b] = w.times(load<V>(x + b * LANES));
     }
     for (int64_t t = 1; t < taps.count; ++t) {
         const typename Op::template Weight<V> w(taps.weight, t);
-        const T *x = src + taps.offset[t];
+        const T *x = taps.x[t] + i;
 #pragma GCC unroll 8
         for (int b = 0; b < BLOCK; ++b) acc[b] = acc[b] + w.times(load<V>(x + b * LANES));
     }
 #pragma GCC unroll 8
-    for (int b = 0; b < BLOCK; ++b) store<STREAM>(dst + b * LANES, acc[b]);
+    for (int b = 0; b < BLOCK; ++b) store<STREAM>(dst + i + b * LANES, acc[b]);
 }
 
 template <class T>
-inline void scalars(T *dst, const T *src, const Taps<T> &taps, int64_t n, Real<T>) {
+inline void scalars(T *dst, const Taps<T> &taps, int64_t n, Real<T>) {
     for (int64_t i = 0; i < n; ++i) {
-        T acc = taps.weight[0] * src[i + taps.offset[0]];
-        for (int64_t t = 1; t < taps.count; ++t) acc = acc + taps.weight[t] * src[i + taps.offset[t]];
+        T acc = taps.weight[0] * taps.x[0][i];
+        for (int64_t t = 1; t < taps.count; ++t) acc = acc + taps.weight[t] * taps.x[t][i];
         dst[i] = acc;
     }
 }
 
 template <class T>
-inline void scalars(T *dst, const T *src, const Taps<T> &taps, int64_t n, Complex<T>) {
+inline void scalars(T *dst, const Taps<T> &taps, int64_t n, Complex<T>) {
     for (int64_t i = 0; i < n; i += 2) {
         T re = 0, im = 0;
         for (int64_t t = 0; t < taps.count; ++t) {
             const T wr = taps.weight[2 * t], wi = taps.weight[2 * t + 1];
-            const T xr = src[i + taps.offset[t]], xi = src[i + taps.offset[t] + 1];
+            const T xr = taps.x[t][i], xi = taps.x[t][i + 1];
             const T pr = wr * xr - wi * xi, pi = wr * xi + wi * xr;
             re = t ? re + pr : pr;
             im = t ? im + pi : pi;
@@ -183,58 +178,56 @@ struct Copy {
 };
 
 template <class T>
-inline void scalars(T *dst, const T *src, const Taps<T> &, int64_t n, Copy<T>) {
-    for (int64_t i = 0; i < n; ++i) dst[i] = src[i];
+inline void scalars(T *dst, const Taps<T> &taps, int64_t n, Copy<T>) {
+    for (int64_t i = 0; i < n; ++i) dst[i] = taps.x[0][i];
 }
 
 template <class Op, int BYTES, int BLOCK, bool STREAM, class T>
-MPIHPC_INLINE void step(T *dst, const T *src, const Taps<T> &taps, Op) {
-    block<Op, BYTES, BLOCK, STREAM>(dst, src, taps);
-}
-
-template <class Op, int BYTES, int BLOCK, bool STREAM, class T>
-MPIHPC_INLINE void step(T *dst, const T *src, const Taps<T> &, Copy<T>) {
+MPIHPC_INLINE void block(T *dst, const Taps<T> &taps, int64_t i, Copy<T>) {
     using V = typename Vector<T, BYTES>::type;
     constexpr int LANES = BYTES / sizeof(T);
     V value[BLOCK];
 #pragma GCC unroll 8
-    for (int b = 0; b < BLOCK; ++b) value[b] = load<V>(src + b * LANES);
+    for (int b = 0; b < BLOCK; ++b) value[b] = load<V>(taps.x[0] + i + b * LANES);
 #pragma GCC unroll 8
-    for (int b = 0; b < BLOCK; ++b) store<STREAM>(dst + b * LANES, value[b]);
+    for (int b = 0; b < BLOCK; ++b) store<STREAM>(dst + i + b * LANES, value[b]);
 }
 
 // The vectors of a row from `i` on, in blocks of 8 (or 4), 2, 1; returns where the last whole vector ends.
 template <class Op, int BYTES, bool STREAM, class T>
-inline int64_t vectors(T *dst, const T *src, const Taps<T> &taps, int64_t i, int64_t n) {
+inline int64_t vectors(T *dst, const Taps<T> &taps, int64_t i, int64_t n, const Ahead &ahead) {
     constexpr int64_t LANES = BYTES / sizeof(T);
     constexpr int MOST = most_vectors(BYTES);
-    for (; i + MOST * LANES <= n; i += MOST * LANES) step<Op, BYTES, MOST, STREAM>(dst + i, src + i, taps, Op());
+    int64_t line = 0;
+    for (; i + MOST * LANES <= n; i += MOST * LANES) {
+        fetch(ahead, line);
+        block<Op, BYTES, MOST, STREAM>(dst, taps, i, Op());
+    }
     if (MOST > 4 && i + 4 * LANES <= n) {
-        step<Op, BYTES, 4, STREAM>(dst + i, src + i, taps, Op());
+        block<Op, BYTES, 4, STREAM>(dst, taps, i, Op());
         i += 4 * LANES;
     }
     if (i + 2 * LANES <= n) {
-        step<Op, BYTES, 2, STREAM>(dst + i, src + i, taps, Op());
+        block<Op, BYTES, 2, STREAM>(dst, taps, i, Op());
         i += 2 * LANES;
     }
     if (i + LANES <= n) {
-        step<Op, BYTES, 1, STREAM>(dst + i, src + i, taps, Op());
+        block<Op, BYTES, 1, STREAM>(dst, taps, i, Op());
         i += LANES;
     }
     return i;
 }
 
 template <class Op, int BYTES>
-void row(typename Op::scalar *dst, const typename Op::scalar *src, const Taps<typename Op::scalar> &taps, int64_t n,
-         bool stream) {
+void row(typename Op::scalar *dst, const Taps<typename Op::scalar> &taps, int64_t n, bool stream, const Ahead &ahead) {
     using T = typename Op::scalar;
     constexpr int64_t LANES = BYTES / sizeof(T);
     if constexpr (BYTES == 64 && Op::HALVE_FOR_FEW_TAPS) {
-        if (taps.count <= 8) return row<Op, 32>(dst, src, taps, n, stream);
+        if (taps.count <= 8) return row<Op, 32>(dst, taps, n, stream, ahead);
     }
     if (n < LANES) {
-        if constexpr (BYTES > 16) row<Op, BYTES / 2>(dst, src, taps, n, false);
-        else scalars(dst, src, taps, n, Op());
+        if constexpr (BYTES > 16) row<Op, BYTES / 2>(dst, taps, n, false, ahead);
+        else scalars(dst, taps, n, Op());
         return;
     }
     // One unaligned vector up to the first aligned cell of dst; the next vectors overlap it. The last one overlaps
@@ -244,9 +237,27 @@ void row(typename Op::scalar *dst, const typename Op::scalar *src, const Taps<ty
         i = 0;
         stream = false;
     }
-    if (i != 0) step<Op, BYTES, 1, false>(dst, src, taps, Op());
-    i = stream ? vectors<Op, BYTES, true>(dst, src, taps, i, n) : vectors<Op, BYTES, false>(dst, src, taps, i, n);
-    if (i < n) step<Op, BYTES, 1, false>(dst + n - LANES, src + n - LANES, taps, Op());
+    if (i != 0) block<Op, BYTES, 1, false>(dst, taps, 0, Op());
+    i = stream ? vectors<Op, BYTES, true>(dst, taps, i, n, ahead) : vectors<Op, BYTES, false>(dst, taps, i, n, ahead);
+    if (i < n) block<Op, BYTES, 1, false>(dst, taps, n - LANES, Op());
+}
+
+#include "shapes.hpp"
+
+template <class T>
+constexpr Jams<T> jams() {
+    constexpr int B = MPIHPC_VECTOR_BYTES;
+    return {{{{jam<Shape<1, 1, false>, false, T, B>, jam<Shape<1, 2, false>, false, T, B>,
+               jam<Shape<1, 3, false>, false, T, B>, jam<Shape<1, 4, false>, false, T, B>},
+              {jam<Shape<2, 1, false>, false, T, B>, jam<Shape<2, 2, false>, false, T, B>,
+               jam<Shape<2, 3, false>, false, T, B>, jam<Shape<2, 4, false>, false, T, B>},
+              {jam<Shape<3, 1, false>, false, T, B>, jam<Shape<3, 2, false>, false, T, B>,
+               jam<Shape<3, 3, false>, false, T, B>, jam<Shape<3, 4, false>, false, T, B>}},
+             {{},
+              {jam<Shape<2, 1, true>, true, T, B>, jam<Shape<2, 2, true>, true, T, B>,
+               jam<Shape<2, 3, true>, true, T, B>, jam<Shape<2, 4, true>, true, T, B>},
+              {jam<Shape<3, 1, true>, true, T, B>, jam<Shape<3, 2, true>, true, T, B>,
+               jam<Shape<3, 3, true>, true, T, B>, jam<Shape<3, 4, true>, true, T, B>}}}};
 }
 
 #define MPIHPC_STRING2(x) #x
@@ -255,9 +266,9 @@ void row(typename Op::scalar *dst, const typename Op::scalar *src, const Taps<ty
 constexpr Kernels table = {
     MPIHPC_STRING(MPIHPC_ISA),
     {row<Real<float>, MPIHPC_VECTOR_BYTES>, row<Complex<float>, MPIHPC_VECTOR_BYTES>,
-     row<Copy<float>, MPIHPC_VECTOR_BYTES>},
+     row<Copy<float>, MPIHPC_VECTOR_BYTES>, jams<float>()},
     {row<Real<double>, MPIHPC_VECTOR_BYTES>, row<Complex<double>, MPIHPC_VECTOR_BYTES>,
-     row<Copy<double>, MPIHPC_VECTOR_BYTES>},
+     row<Copy<double>, MPIHPC_VECTOR_BYTES>, jams<double>()},
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What a kernel of one instruction set offers: functions that fill one row. Shared by kernels.cpp and driver.cpp.
+// What a kernel of one instruction set offers: functions that fill rows. Shared by kernels.cpp and the drivers.
 #pragma once
 
 #include <cstdint>
@@ -8,21 +8,43 @@ namespace mpihpc {
 // Taps of a stencil, for rows of scalars (a complex number is two scalars in a row).
 template <class T>
 struct Taps {
-    const std::int64_t *offset;  // distance in scalars from the row's first source scalar
-    const T *weight;             // one scalar a tap, or (real, imaginary) pairs in the complex kernels
-    std::int64_t count;          // >= 1
-    std::int64_t leading;        // the offset that the sweep over the rows reaches last: the one not yet in a cache
+    const T *const *x;   // what each tap reads for the row's first scalar
+    const T *weight;     // one scalar a tap, or (real, imaginary) pairs in the complex kernels
+    std::int64_t count;  // >= 1
 };
 
-// Fill dst[0:n] from src. `stream` asks for stores that bypass the caches. No alignment beyond the scalar's is needed.
+// Memory to fetch into the cache while computing: it will be read soon.
+struct Ahead {
+    const char *row[4];
+    int rows = 0;                // how many of them
+    int lines = 0;               // of 64 bytes, of each row, with every block of vectors
+    std::int64_t limit = 0;      // of each row in all
+};
+
+// Fill dst[0:n]. `stream` asks for stores that bypass the caches. No alignment beyond the scalar's is needed.
 template <class T>
-using Row = void (*)(T *dst, const T *src, const Taps<T> &taps, std::int64_t n, bool stream);
+using Row = void (*)(T *dst, const Taps<T> &taps, std::int64_t n, bool stream, const Ahead &ahead);
+
+constexpr int JAM = 4;  // rows that a kernel of a known shape fills at once
+constexpr int MOST_RADIUS = 4;
+constexpr std::int64_t VECTOR_MOST = 64;  // bytes
+
+// Fill dst[j][0:n] of JAM rows (one where the shape has one axis), n at least VECTOR_MOST bytes. x: the rows of the
+// source, plane by plane, those that any tap of the plane reads for any of the rows. Streamed rows are aligned alike.
+template <class T>
+using Jam = void (*)(T *const *dst, const T *const *x, const T *weight, std::int64_t n, bool stream, const Ahead &);
+
+template <class T>
+struct Jams {
+    Jam<T> of[2][3][MOST_RADIUS];  // [star, box][axes - 1][radius - 1]
+};
 
 template <class T>
 struct Rows {
     Row<T> correlate;          // real weights; complex data with real weights too
     Row<T> correlate_complex;  // n is even, offsets are even
-    Row<T> copy;               // ignores the taps
+    Row<T> copy;               // ignores all taps but where the first one reads
+    Jams<T> jam;
 };
 
 struct Kernels {

@@ -1,0 +1,382 @@
+// Many steps of a stencil in one pass over memory.
+//
+// The box is cut into tiles. Of each tile a wave goes along the slowest axis, with all steps ("levels") in flight: when
+// level l has got far enough for level l + 1 to fill some more planes, it does. Level 0 is src, the last one dst; of
+// those between only as many planes are kept as the next one reads, in rings small enough to stay in a cache. Tiles
+// overlap: level l fills (steps - l) times the reach of the taps more than the tile on each side, so that threads never
+// wait for each other. Beyond the edges of the array, each level's cells are made from its own, as single steps would:
+// planes by reading another plane instead, rows and columns by filling a frame around the ring's planes (and of src).
+// Two tiles may write the same value to the same cell of that frame.
+//
+// After Wellein et al., "Efficient temporal blocking for stencil computations by multicore-aware wavefront
+// parallelization" (2009), with the overlapped tiles of Holewinski et al. (2012) in place of shared wavefronts.
+#include "advance.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "driver.hpp"
+
+namespace mpihpc {
+namespace {
+
+using std::int64_t;
+
+constexpr int64_t LINE = 64;
+
+// The index inside an axis from lo to hi that stands for one beyond it; -1 apart from all for a constant.
+int64_t inside(int64_t i, int64_t lo, int64_t hi, Mode mode) {
+    const int64_t n = hi - lo;
+    if (mode == Mode::nearest) return std::clamp(i, lo, hi - 1);
+    const int64_t period = mode == Mode::reflect ? 2 * n : std::max<int64_t>(2 * n - 2, 1);
+    int64_t at = (i - lo) % period;
+    if (at < 0) at += period;
+    if (mode == Mode::reflect) return lo + std::min(at, 2 * n - 1 - at);
+    return lo + (n > 1 ? std::min(at, period - at) : 0);
+}
+
+// Planes of one level. The cell (b, c, x) of a plane is base[b * stride_b + c * stride_c + x].
+template <class T>
+struct Plane {
+    T *base;
+    int64_t stride_b, stride_c;
+    T *row(int64_t b, int64_t c) const { return base + b * stride_b + c * stride_c; }
+};
+
+// The shape that a list of taps is, if the kernels know it: a pointer to its kernel.
+template <class T>
+Jam<T> known_shape(const Problem<T> &p, int axes) {
+    const int64_t r = p.before[3];
+    if (p.parts != 1 || r < 1 || r > MOST_RADIUS || axes > 3) return nullptr;
+    static constexpr int used[3][3] = {{3, 3, 3}, {0, 3, 3}, {0, 2, 3}};  // axes of 1-, 2-, 3-dimensional shapes
+    const int64_t count = int64_t(p.weight.size());
+    for (int box = 0; box < 2; ++box) {
+        int64_t t = 0;
+        bool same = true;
+        const int64_t most0 = axes > 2 ? r : 0, most1 = axes > 1 ? r : 0;
+        for (int64_t i = -most0; same && i <= most0; ++i)
+            for (int64_t j = -most1; same && j <= most1; ++j)
+                for (int64_t k = -r; same && k <= r; ++k) {
+                    if (!box && (i != 0) + (j != 0) + (k != 0) > 1) continue;
+                    int64_t expected[MAX_AXES] = {0, 0, 0, k};
+                    if (axes == 2) expected[used[1][0]] = j;
+                    if (axes == 3) expected[used[2][0]] = i, expected[used[2][1]] = j;
+                    same = t < count && std::equal(expected, expected + MAX_AXES, &p.offset[t * MAX_AXES]);
+                    ++t;
+                }
+        if (same && t == count) return rows<T>().jam.of[box][axes - 1][r - 1];
+    }
+    return nullptr;
+}
+
+template <class T>
+class Tile {
+public:
+    Tile(const Problem<T> &p, Jam<T> jam, int64_t radius, int axes, bool stream, const int64_t *lo, const int64_t *hi)
+        : p(p), steps(p.steps), jam(jam), radius(radius), axes(axes), stream(stream), batch(axes == 2 ? JAM : 1) {
+        for (int l = 0; l <= steps; ++l) {
+            Region region;
+            for (int d = 0; d < MAX_AXES; ++d) {
+                region.lo[d] = std::max(lo[d] - (steps - l) * p.before[d], p.edge_lo[d]);
+                region.hi[d] = std::min(hi[d] + (steps - l) * p.after[d], p.edge_hi[d]);
+            }
+            regions.push_back(region);
+        }
+        count = int64_t(p.offset.size()) / MAX_AXES;
+        pointers.resize(std::max<int64_t>(count, 1));
+        strides.resize(pointers.size());
+        allocate();
+    }
+
+    void run() {
+        std::vector<int64_t> &front = fronts;  // of each level: the first plane that is not there yet
+        front.clear();
+        for (const Region &region : regions) front.push_back(region.lo[0]);
+        while (front[steps] < regions[steps].hi[0]) {
+            const int64_t begin = front[0];
+            front[0] = std::min(regions[0].hi[0], front[0] + batch);
+            for (int64_t z = begin; z < front[0]; ++z) fill_frame(0, z);
+            for (int l = 1; l <= steps; ++l) {
+                const int64_t may = front[l - 1] == regions[l - 1].hi[0] ? regions[l].hi[0] : front[l - 1] - p.after[0];
+                const int64_t end = std::min({regions[l].hi[0], may, front[l] + batch});
+                if (end > front[l]) fill(l, front[l], end);
+                front[l] = std::max(front[l], end);
+            }
+        }
+#if defined(__x86_64__)
+        if (stream) _mm_sfence();  // streaming stores are weakly ordered: seen by all before the call returns
+#endif
+    }
+
+private:
+    struct Region {
+        int64_t lo[MAX_AXES], hi[MAX_AXES];
+    };
+
+    void allocate() {
+        const Region &largest = regions[std::min(1, steps)];
+        int64_t length[MAX_AXES];
+        for (int d = 0; d < MAX_AXES; ++d) {
+            origin[d] = largest.lo[d] - p.before[d];
+            length[d] = largest.hi[d] + p.after[d] - origin[d];
+        }
+        const int64_t line = LINE / int64_t(sizeof(T));
+        // An odd number of cache lines: rows that lie a power of two apart would share the same few places in a cache.
+        row_stride = ((length[3] + 2 * line - 1) / line | 1) * line;
+        plane_b = length[2] * row_stride;
+        plane = length[1] * plane_b;
+        slots = batch + p.before[0] + p.after[0];
+        const int64_t levels = steps - 1, cells = levels * slots * plane + (1 + JAM) * row_stride + 2 * line;
+        static thread_local std::vector<T> memory;  // of this thread, for its next tiles too
+        if (int64_t(memory.size()) < cells) memory.resize(cells);
+        // Rows of the rings begin where those of dst do, relative to cache lines.
+        const std::uintptr_t wanted = reinterpret_cast<std::uintptr_t>(p.dst + p.lo[0] * p.dst_stride[0] + origin[3]);
+        const std::uintptr_t found = reinterpret_cast<std::uintptr_t>(memory.data());
+        T *begin = memory.data() + (wanted - found) % LINE / sizeof(T);
+        constant = begin;
+        for (int64_t i = 0; i < row_stride; ++i) constant[i] = p.cval[i % p.parts];
+        spare = constant + row_stride;
+        rings = spare + JAM * row_stride;
+    }
+
+    // The plane z of a level, which may lie beyond the edges.
+    Plane<T> plane_of(int level, int64_t z) const {
+        if (z < p.edge_lo[0] || z >= p.edge_hi[0]) {
+            if (p.mode[0] == Mode::constant) return {constant - origin[3], 0, 0};
+            z = inside(z, p.edge_lo[0], p.edge_hi[0], p.mode[0]);
+        }
+        if (level == 0) return {p.src + z * p.src_stride[0], p.src_stride[1], p.src_stride[2]};
+        if (level == steps) return {p.dst + z * p.dst_stride[0], p.dst_stride[1], p.dst_stride[2]};
+        T *base = rings + ((level - 1) * slots + (z - origin[0]) % slots) * plane;
+        return {base - origin[1] * plane_b - origin[2] * row_stride - origin[3], plane_b, row_stride};
+    }
+
+    void fill(int level, int64_t z0, int64_t z1) {
+        const Region &region = regions[level];
+        const int64_t n = region.hi[3] - region.lo[3];
+        const bool jams = jam && n * int64_t(sizeof(T)) >= VECTOR_MOST;
+        if (axes < 3) {
+            for (int64_t z = z0; z < z1;) {
+                const bool all = jams && (axes == 1 || z + JAM <= z1);
+                if (all) fill_rows_of_planes(level, z, n);
+                else fill_row(level, z, n);
+                z += all && axes == 2 ? JAM : 1;
+            }
+        } else {
+            for (int64_t z = z0; z < z1; ++z) {
+                if (jams && region.hi[2] - region.lo[2] >= JAM) fill_plane(level, z, n);
+                else fill_row(level, z, n);
+            }
+        }
+        if (level < steps)
+            for (int64_t z = z0; z < z1; ++z) fill_frame(level, z);
+    }
+
+    // What to fetch while a level fills rows: its share of what level 0 needs in the next round.
+    Ahead ahead_of(int level, int64_t rows_at_once, int64_t c, int64_t n) const {
+        Ahead ahead;
+        const Region &region = regions[0];
+        const int64_t bytes = (region.hi[3] - region.lo[3]) * int64_t(sizeof(T)), share = bytes / steps;
+        for (int64_t r = 0; r < rows_at_once; ++r) {
+            const int64_t z = fronts[0] + (axes == 2 ? r : 0), row = axes == 2 ? 0 : c + r;
+            if (z >= region.hi[0] || (axes > 2 && row >= region.hi[2])) break;
+            const T *x = p.src + z * p.src_stride[0] + region.lo[1] * p.src_stride[1] + row * p.src_stride[2] + region.lo[3];
+            ahead.row[ahead.rows++] = reinterpret_cast<const char *>(x) + share * (level - 1);
+        }
+        ahead.limit = share / LINE + 1;
+        const int64_t blocks = std::max<int64_t>(n * int64_t(sizeof(T)) / 128, 1);
+        ahead.lines = int((ahead.limit + blocks - 1) / blocks);
+        return ahead;
+    }
+
+    // A shape of one or two axes: one or JAM planes, which are rows.
+    void fill_rows_of_planes(int level, int64_t z, int64_t n) {
+        const int rows = axes == 1 ? 1 : JAM, reads = axes == 1 ? 1 : JAM + 2 * int(radius);
+        const int64_t x0 = regions[level].lo[3];
+        const T *x[JAM + 2 * MOST_RADIUS];
+        T *out[JAM];
+        for (int q = 0; q < reads; ++q) x[q] = plane_of(level - 1, axes == 1 ? z : z - radius + q).base + x0;
+        for (int j = 0; j < rows; ++j) out[j] = plane_of(level, z + j).base + x0;
+        fill_jam(level, out, x, n, ahead_of(level, rows, 0, n));
+    }
+
+    // A shape of three axes: all rows of a plane, JAM at a time; the last ones again with their neighbours.
+    void fill_plane(int level, int64_t z, int64_t n) {
+        const Region &region = regions[level];
+        constexpr int MOST = (2 * MOST_RADIUS + 1) * (JAM + 2 * MOST_RADIUS);
+        const T *first[MOST], *x[MOST];
+        int64_t stride[MOST];
+        int reads = 0;
+        const bool box = count != 6 * radius + 1;
+        for (int64_t q = -radius; q <= radius; ++q) {
+            const Plane<T> from = plane_of(level - 1, z + q);
+            const int64_t reach = box || q == 0 ? radius : 0;
+            for (int64_t s = -reach; s < JAM + reach; ++s, ++reads) {
+                first[reads] = from.row(0, region.lo[2] + s) + region.lo[3];
+                stride[reads] = from.stride_c;
+            }
+        }
+        const Plane<T> to = plane_of(level, z);
+        const int64_t rows = region.hi[2] - region.lo[2];
+        for (int64_t c = 0; c < rows; c += JAM) {
+            const int64_t at = std::min(c, rows - JAM);
+            T *out[JAM];
+            for (int i = 0; i < reads; ++i) x[i] = first[i] + at * stride[i];
+            for (int j = 0; j < JAM; ++j) out[j] = to.row(0, region.lo[2] + at + j) + region.lo[3];
+            fill_jam(level, out, x, n, ahead_of(level, JAM, region.lo[2] + at, n));
+        }
+    }
+
+    void fill_jam(int level, T **out, const T *const *x, int64_t n, const Ahead &ahead) {
+        const int together = axes == 1 ? 1 : JAM;
+        const bool last = level == steps && stream;
+        bool alike = true;
+        for (int j = 1; j < together; ++j) alike = alike && (out[j] - out[0]) * int64_t(sizeof(T)) % LINE == 0;
+        if (!last || alike) {
+            jam(out, x, p.weight.data(), n, last, ahead);
+            return;
+        }
+        T *memory[JAM];  // streaming stores want aligned rows: by a detour through the nearest cache
+        for (int j = 0; j < together; ++j) memory[j] = spare + j * row_stride;
+        jam(memory, x, p.weight.data(), n, false, ahead);
+        for (int j = 0; j < together; ++j) {
+            const T *from = memory[j];
+            rows<T>().copy(out[j], {&from, nullptr, 1}, n, true, Ahead());
+        }
+    }
+
+    // Any taps: every row of a plane by itself.
+    void fill_row(int level, int64_t z, int64_t n) {
+        const Region &region = regions[level];
+        const Plane<T> to = plane_of(level, z);
+        if (count == 0) {
+            for (int64_t b = region.lo[1]; b < region.hi[1]; ++b)
+                for (int64_t c = region.lo[2]; c < region.hi[2]; ++c)
+                    std::memset(static_cast<void *>(to.row(b, c) + region.lo[3]), 0, std::size_t(n) * sizeof(T));
+            return;
+        }
+        Row<T> row = p.complex_weights ? rows<T>().correlate_complex : rows<T>().correlate;
+        int64_t last = -1;
+        Plane<T> from{};
+        for (int64_t b = region.lo[1]; b < region.hi[1]; ++b) {
+            for (int64_t t = 0; t < count; ++t) {
+                const int64_t *o = &p.offset[t * MAX_AXES];
+                if (t == 0 || o[0] != last) from = plane_of(level - 1, z + o[0]), last = o[0];
+                pointers[t] = from.row(b + o[1], region.lo[2] + o[2]) + region.lo[3] + o[3];
+                strides[t] = from.stride_c;
+            }
+            for (int64_t c = region.lo[2]; c < region.hi[2]; ++c) {
+                row(to.row(b, c) + region.lo[3], {pointers.data(), p.weight.data(), count}, n, level == steps && stream,
+                    ahead_of(level, 1, c, n));
+                for (int64_t t = 0; t < count; ++t) pointers[t] += strides[t];
+            }
+        }
+    }
+
+    // What lies beyond the edges on the axes of a plane, for the next level to read.
+    void fill_frame(int level, int64_t z) {
+        const Region &region = regions[level], &next = regions[level + 1];
+        const Plane<T> at = plane_of(level, z);
+        int64_t lo[MAX_AXES], hi[MAX_AXES];  // with the frame so far
+        std::copy(region.lo, region.lo + MAX_AXES, lo);
+        std::copy(region.hi, region.hi + MAX_AXES, hi);
+        for (int d = 3; d >= 1; --d) {
+            if (p.mode[d] == Mode::open) continue;
+            lo[d] = std::min(lo[d], next.lo[d] - p.before[d]);
+            hi[d] = std::max(hi[d], next.hi[d] + p.after[d]);
+            for (int64_t i = lo[d]; i < hi[d]; ++i) {
+                if (i == region.lo[d]) i = region.hi[d];  // on to the other side
+                if (i == hi[d]) break;
+                const bool value = p.mode[d] == Mode::constant;
+                if (d == 3) {
+                    const int64_t from = value ? 0 : source_of(i);
+                    for (int64_t b = lo[1]; b < hi[1]; ++b)
+                        for (int64_t c = lo[2]; c < hi[2]; ++c) {
+                            T *row = at.row(b, c);
+                            row[i] = value ? p.cval[(i - p.edge_lo[3] + p.parts * p.before[3]) % p.parts] : row[from];
+                        }
+                    continue;
+                }
+                const int64_t from = value ? 0 : inside(i, p.edge_lo[d], p.edge_hi[d], p.mode[d]);
+                const std::size_t bytes = std::size_t(hi[3] - lo[3]) * sizeof(T);
+                for (int64_t o = d == 2 ? lo[1] : lo[2]; o < (d == 2 ? hi[1] : hi[2]); ++o) {
+                    T *to = d == 2 ? at.row(o, i) : at.row(i, o);
+                    const T *row = value ? constant - origin[3] : d == 2 ? at.row(o, from) : at.row(from, o);
+                    std::memcpy(to + lo[3], row + lo[3], bytes);
+                }
+            }
+        }
+    }
+
+    // The scalar inside the last axis that stands for one beyond it.
+    int64_t source_of(int64_t i) const {
+        const int64_t lo = p.edge_lo[3], parts = p.parts, n = (p.edge_hi[3] - lo) / parts;
+        const int64_t cell = i - lo >= 0 ? (i - lo) / parts : -((lo - i + parts - 1) / parts);
+        return lo + inside(cell, 0, n, p.mode[3]) * parts + (i - lo - cell * parts);
+    }
+
+    const Problem<T> &p;
+    const int steps;
+    const Jam<T> jam;
+    const int64_t radius;
+    const int axes;
+    const bool stream;
+    const int64_t batch;  // planes that a level fills at once
+    std::vector<Region> regions;
+    std::vector<int64_t> fronts, strides;
+    std::vector<const T *> pointers;
+    int64_t count, origin[MAX_AXES], row_stride, plane_b, plane, slots;
+    T *constant, *spare, *rings;
+};
+
+}  // namespace
+
+template <class T>
+void advance(const Problem<T> &p) {
+    int64_t cells = 1, shape[MAX_AXES];
+    for (int d = 0; d < MAX_AXES; ++d) cells *= shape[d] = p.hi[d] - p.lo[d];
+    if (cells <= 0) return;
+    const int axes = shape[1] > 1 || p.before[1] + p.after[1] > 0   ? 4
+                     : shape[2] > 1 || p.before[2] + p.after[2] > 0 ? 3
+                     : shape[0] > 1 || p.before[0] + p.after[0] > 0 ? 2
+                                                                    : 1;
+    const Jam<T> jam = known_shape(p, axes);
+    // A result that will not be found in the cache again is not written through it: that saves reading it first.
+    const bool stream = 2 * cells * int64_t(sizeof(T)) > cache_bytes(3);
+    const int64_t count = std::max<int64_t>(1, int64_t(p.offset.size()) / MAX_AXES);
+    // A team of threads costs microseconds to start (milliseconds where processes share the cores): too much for less.
+    const int threads = cells * count * p.steps < 32768 ? 1 : p.threads;
+    int64_t tile[MAX_AXES], tiles[MAX_AXES], total = 1;
+    for (int d = MAX_AXES - 1; d >= 0; --d) {
+        tile[d] = p.tile[d] > 0 ? std::min(p.tile[d], shape[d]) : shape[d];
+        if (d == 0 && p.tile[0] <= 0) {
+            // As many tiles as there are threads, or a multiple.
+            int64_t parts = 1;
+            while (parts * total % threads != 0) ++parts;
+            tile[0] = (shape[0] + parts - 1) / parts;
+        }
+        tiles[d] = (shape[d] + tile[d] - 1) / tile[d];
+        total *= tiles[d];
+    }
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(static) num_threads(int(std::min<int64_t>(threads, total))) if (threads > 1)
+#endif
+    for (int64_t k = 0; k < total; ++k) {
+        int64_t lo[MAX_AXES], hi[MAX_AXES], rest = k;
+        for (int d = MAX_AXES - 1; d >= 0; --d) {
+            lo[d] = p.lo[d] + rest % tiles[d] * tile[d];
+            hi[d] = std::min(lo[d] + tile[d], p.hi[d]);
+            rest /= tiles[d];
+        }
+        Tile<T>(p, jam, p.before[3], axes, stream, lo, hi).run();
+    }
+}
+
+template void advance<float>(const Problem<float> &);
+template void advance<double>(const Problem<double> &);
+
+}  // namespace mpihpc
