@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <cstdlib>
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -77,7 +78,7 @@ template <class T>
 class Tile {
 public:
     Tile(const Problem<T> &p, Jam<T> jam, int64_t radius, int axes, bool stream, const int64_t *lo, const int64_t *hi)
-        : p(p), steps(p.steps), jam(jam), radius(radius), axes(axes), stream(stream), batch(axes == 2 ? JAM : 1) {
+        : p(p), steps(p.steps), jam(jam), radius(radius), axes(axes), stream(stream), batch(jam ? jammed(axes) : axes == 2 ? JAM : 1) {
         for (int l = 0; l <= steps; ++l) {
             Region region;
             for (int d = 0; d < MAX_AXES; ++d) {
@@ -159,18 +160,11 @@ private:
         const Region &region = regions[level];
         const int64_t n = region.hi[3] - region.lo[3];
         const bool jams = jam && n * int64_t(sizeof(T)) >= VECTOR_MOST;
-        if (axes < 3) {
-            for (int64_t z = z0; z < z1;) {
-                const bool all = jams && (axes == 1 || z + JAM <= z1);
-                if (all) fill_rows_of_planes(level, z, n);
-                else fill_row(level, z, n);
-                z += all && axes == 2 ? JAM : 1;
-            }
-        } else {
-            for (int64_t z = z0; z < z1; ++z) {
-                if (jams && region.hi[2] - region.lo[2] >= JAM) fill_plane(level, z, n);
-                else fill_row(level, z, n);
-            }
+        for (int64_t z = z0; z < z1;) {
+            const bool all = jams && z + batch <= z1;
+            if (all) fill_planes(level, z, n);
+            else fill_row(level, z, n);
+            z += all ? batch : 1;
         }
         if (level < steps)
             for (int64_t z = z0; z < z1; ++z) fill_frame(level, z);
@@ -178,13 +172,13 @@ private:
 
     // What to fetch while a level fills rows: its share of what level 0 needs in the next round.
     Ahead ahead_of(int level, int64_t rows_at_once, int64_t c, int64_t n) const {
-        Ahead ahead;
+        Ahead ahead; static int noahead = getenv("NOAHEAD") ? 1 : 0; if (noahead) return ahead;
         const Region &region = regions[0];
         const int64_t bytes = (region.hi[3] - region.lo[3]) * int64_t(sizeof(T)), share = bytes / steps;
         for (int64_t r = 0; r < rows_at_once; ++r) {
-            const int64_t z = fronts[0] + (axes == 2 ? r : 0), row = axes == 2 ? 0 : c + r;
-            if (z >= region.hi[0] || (axes > 2 && row >= region.hi[2])) break;
-            const T *x = p.src + z * p.src_stride[0] + region.lo[1] * p.src_stride[1] + row * p.src_stride[2] + region.lo[3];
+            const int64_t z = fronts[0] + r;
+            if (z >= region.hi[0]) break;
+            const T *x = p.src + z * p.src_stride[0] + region.lo[1] * p.src_stride[1] + c * p.src_stride[2] + region.lo[3];
             ahead.row[ahead.rows++] = reinterpret_cast<const char *>(x) + share * (level - 1);
         }
         ahead.limit = share / LINE + 1;
@@ -193,46 +187,38 @@ private:
         return ahead;
     }
 
-    // A shape of one or two axes: one or JAM planes, which are rows.
-    void fill_rows_of_planes(int level, int64_t z, int64_t n) {
-        const int rows = axes == 1 ? 1 : JAM, reads = axes == 1 ? 1 : JAM + 2 * int(radius);
-        const int64_t x0 = regions[level].lo[3];
-        const T *x[JAM + 2 * MOST_RADIUS];
-        T *out[JAM];
-        for (int q = 0; q < reads; ++q) x[q] = plane_of(level - 1, axes == 1 ? z : z - radius + q).base + x0;
-        for (int j = 0; j < rows; ++j) out[j] = plane_of(level, z + j).base + x0;
-        fill_jam(level, out, x, n, ahead_of(level, rows, 0, n));
-    }
-
-    // A shape of three axes: all rows of a plane, JAM at a time; the last ones again with their neighbours.
-    void fill_plane(int level, int64_t z, int64_t n) {
+    // A known shape: the same row of some planes, then the next.
+    void fill_planes(int level, int64_t z, int64_t n) {
         const Region &region = regions[level];
         constexpr int MOST = (2 * MOST_RADIUS + 1) * (JAM + 2 * MOST_RADIUS);
-        const T *first[MOST], *x[MOST];
-        int64_t stride[MOST];
+        const T *x[MOST];
+        int64_t stride[MOST], strides_out[JAM];
+        T *out[JAM];
         int reads = 0;
-        const bool box = count != 6 * radius + 1;
-        for (int64_t q = -radius; q <= radius; ++q) {
+        const int64_t across = axes > 1 ? radius : 0;
+        const bool box = count > 2 * axes * radius + 1;
+        for (int64_t q = -across; q < batch + across; ++q) {
             const Plane<T> from = plane_of(level - 1, z + q);
-            const int64_t reach = box || q == 0 ? radius : 0;
-            for (int64_t s = -reach; s < JAM + reach; ++s, ++reads) {
-                first[reads] = from.row(0, region.lo[2] + s) + region.lo[3];
+            const int64_t reach = axes > 2 && (box || (q >= 0 && q < batch)) ? radius : 0;
+            for (int64_t s = -reach; s <= reach; ++s, ++reads) {
+                x[reads] = from.row(0, region.lo[2] + s) + region.lo[3];
                 stride[reads] = from.stride_c;
             }
         }
-        const Plane<T> to = plane_of(level, z);
-        const int64_t rows = region.hi[2] - region.lo[2];
-        for (int64_t c = 0; c < rows; c += JAM) {
-            const int64_t at = std::min(c, rows - JAM);
-            T *out[JAM];
-            for (int i = 0; i < reads; ++i) x[i] = first[i] + at * stride[i];
-            for (int j = 0; j < JAM; ++j) out[j] = to.row(0, region.lo[2] + at + j) + region.lo[3];
-            fill_jam(level, out, x, n, ahead_of(level, JAM, region.lo[2] + at, n));
+        for (int j = 0; j < batch; ++j) {
+            const Plane<T> to = plane_of(level, z + j);
+            out[j] = to.row(0, region.lo[2]) + region.lo[3];
+            strides_out[j] = to.stride_c;
+        }
+        for (int64_t c = region.lo[2]; c < region.hi[2]; ++c) {
+            fill_jam(level, out, x, n, ahead_of(level, batch, c, n));
+            for (int i = 0; i < reads; ++i) x[i] += stride[i];
+            for (int j = 0; j < batch; ++j) out[j] += strides_out[j];
         }
     }
 
     void fill_jam(int level, T **out, const T *const *x, int64_t n, const Ahead &ahead) {
-        const int together = axes == 1 ? 1 : JAM;
+        const int together = int(batch);
         const bool last = level == steps && stream;
         bool alike = true;
         for (int j = 1; j < together; ++j) alike = alike && (out[j] - out[0]) * int64_t(sizeof(T)) % LINE == 0;
@@ -344,9 +330,9 @@ void advance(const Problem<T> &p) {
                      : shape[2] > 1 || p.before[2] + p.after[2] > 0 ? 3
                      : shape[0] > 1 || p.before[0] + p.after[0] > 0 ? 2
                                                                     : 1;
-    const Jam<T> jam = known_shape(p, axes);
+    static int nojam = getenv("NOJAM") ? 1 : 0; const Jam<T> jam = nojam ? nullptr : known_shape(p, axes);
     // A result that will not be found in the cache again is not written through it: that saves reading it first.
-    const bool stream = 2 * cells * int64_t(sizeof(T)) > cache_bytes(3);
+    static int nost = getenv("NOSTREAM") ? 1 : 0; const bool stream = !nost && 2 * cells * int64_t(sizeof(T)) > cache_bytes(3);
     const int64_t count = std::max<int64_t>(1, int64_t(p.offset.size()) / MAX_AXES);
     // A team of threads costs microseconds to start (milliseconds where processes share the cores): too much for less.
     const int threads = cells * count * p.steps < 32768 ? 1 : p.threads;

@@ -25,12 +25,14 @@ struct Ahead {
 template <class T>
 using Row = void (*)(T *dst, const Taps<T> &taps, std::int64_t n, bool stream, const Ahead &ahead);
 
-constexpr int JAM = 4;  // rows that a kernel of a known shape fills at once
-constexpr int MOST_RADIUS = 4;
+constexpr int MOST_RADIUS = 4;  // of the shapes that kernels know
+constexpr int JAM = 4;          // the most rows that such a kernel fills at once: one row each of so many planes
+constexpr int jammed(int dims) { return dims == 1 ? 1 : dims == 2 ? JAM : 4; }
 constexpr std::int64_t VECTOR_MOST = 64;  // bytes
 
-// Fill dst[j][0:n] of JAM rows (one where the shape has one axis), n at least VECTOR_MOST bytes. x: the rows of the
-// source, plane by plane, those that any tap of the plane reads for any of the rows. Streamed rows are aligned alike.
+// Fill dst[j][0:n] of jammed(axes) rows, n at least VECTOR_MOST bytes. x: the rows of the source that any tap reads for
+// any of them, plane by plane: of a star, all rows within the radius in the planes of dst, one in those around them.
+// Streamed rows are aligned alike.
 template <class T>
 using Jam = void (*)(T *const *dst, const T *const *x, const T *weight, std::int64_t n, bool stream, const Ahead &);
 

@@ -1,94 +1,91 @@
 // Kernels of known shapes, several rows at once; included by kernels.cpp, once per instruction set.
 //
-// A star or a box of some radius has its taps where the compiler knows them, and neighbouring rows of the result read
-// many of the same vectors: JAM rows are computed together, each loaded vector feeding all that need it. Every cell
-// still adds its taps in their order: planes, then rows, then columns.
+// A star or a box of some radius has its taps where the compiler knows them, and the results of neighbouring planes
+// read many of the same vectors: one row of each of several planes is computed together, each loaded vector feeding all
+// that need it. Every cell still adds its taps in their order: planes, then rows, then columns.
+//
+// All numbers here are known to the compiler, and recursion stands for loops: it does not fold functions of a loop's
+// variable.
 #pragma once
+
+#if defined(__x86_64__) && defined(__AVX512F__)
+#define MPIHPC_KEEP(vector) "+v"(vector)
+#elif defined(__x86_64__)
+#define MPIHPC_KEEP(vector) "+x"(vector)
+#else
+#define MPIHPC_KEEP(vector) "+w"(vector)
+#endif
 
 template <int DIMS, int RADIUS, bool BOX>
 struct Shape {
-    static constexpr int PLANES = DIMS == 3 ? 2 * RADIUS + 1 : 1;
-    static constexpr int ROWS = DIMS == 1 ? 1 : JAM;  // of the result at once
+    static constexpr int ROWS = jammed(DIMS);
+    static constexpr int Z = DIMS > 1 ? RADIUS : 0, Y = DIMS > 2 ? RADIUS : 0;  // reach across planes and rows
 
-    // How far the taps of a plane reach along the rows, and those of a row along the columns.
-    static constexpr int rows_reach(int plane) {
-        return DIMS == 1 ? 0 : BOX || DIMS == 2 || plane == RADIUS ? RADIUS : 0;
+    // How far taps reach in a plane of the source across rows, and in a row across columns. `z` counts from the first
+    // plane of the result: those from 0 to ROWS - 1 hold the cells themselves.
+    static constexpr int rows_reach(int z) { return BOX || (z >= 0 && z < ROWS) ? Y : 0; }
+    static constexpr int reach(int z, int dy) { return BOX || (z >= 0 && z < ROWS && dy == 0) ? RADIUS : 0; }
+
+    static constexpr bool has(int dz, int dy, int dx) {
+        const int outside = (dz != 0) + (dy != 0) + (dx != 0);
+        return -Z <= dz && dz <= Z && -Y <= dy && dy <= Y && -RADIUS <= dx && dx <= RADIUS && (BOX || outside <= 1);
     }
-    static constexpr int reach(int plane, int dy) {
-        return BOX || (dy == 0 && (DIMS < 3 || plane == RADIUS)) ? RADIUS : 0;
-    }
-    // Rows of the source that are read, and taps, in the planes before this one.
-    static constexpr int rows_before(int plane) {
+    // The number of the tap (dz, dy, dx): how many come before it.
+    static constexpr int tap(int dz, int dy, int dx) {
         int n = 0;
-        for (int p = 0; p < plane; ++p) n += ROWS + 2 * rows_reach(p);
+        for (int z = -Z; z <= dz; ++z)
+            for (int y = -Y; y <= (z < dz ? Y : dy); ++y)
+                for (int x = -RADIUS; x <= RADIUS; ++x) n += has(z, y, x) && (z < dz || y < dy || x < dx);
         return n;
     }
-    static constexpr int first_tap(int plane) {
-        int n = 0;
-        for (int p = 0; p < plane; ++p)
-            for (int y = -rows_reach(p); y <= rows_reach(p); ++y) n += 2 * reach(p, y) + 1;
-        return n;
-    }
-    // The number of the tap (plane, dy, dx).
-    static constexpr int tap(int plane, int dy, int dx) {
-        int n = first_tap(plane);
-        for (int y = -rows_reach(plane); y < dy; ++y) n += 2 * reach(plane, y) + 1;
-        return n + reach(plane, dy) + dx;
-    }
+    static constexpr int TAPS = tap(Z, Y, RADIUS) + 1;
 };
 
-// What the vectors at one place of the source add to row J of the result and those behind it. All numbers are known to
-// the compiler, recursion instead of loops, for it does not fold functions of a loop's variable. FIRST: the first plane.
-template <class S, class T, class V, int PLANE, bool FIRST, int ROW, int DX, int J, int BLOCK>
+// What the vectors at one place of the source add to row J of the result and those behind it.
+template <class S, class T, class V, int ZZ, int DY, int DX, int J, int BLOCK>
 MPIHPC_INLINE void add_taps(V (&acc)[S::ROWS][BLOCK], const V (&v)[BLOCK], const T *w) {
-    constexpr int REACH = S::rows_reach(PLANE), DY = ROW - REACH - J;
-    if constexpr (-REACH <= DY && DY <= REACH && -S::reach(PLANE, DY) <= DX && DX <= S::reach(PLANE, DY)) {
-        constexpr int TAP = S::tap(PLANE, DY, DX) - S::first_tap(PLANE);
-        // More weights than registers: load each when it is needed, rather than keep copies on the stack.
-        if constexpr (S::first_tap(S::PLANES) > 12) asm("" : "+r"(w));
+    if constexpr (S::has(ZZ - J, DY, DX)) {
+        constexpr int TAP = S::tap(ZZ - J, DY, DX);
         const T weight = w[TAP];
 #pragma GCC unroll 8
-        for (int b = 0; b < BLOCK; ++b) acc[J][b] = FIRST && TAP == 0 ? weight * v[b] : acc[J][b] + weight * v[b];
+        for (int b = 0; b < BLOCK; ++b) acc[J][b] = TAP == 0 ? weight * v[b] : acc[J][b] + weight * v[b];
     }
-    if constexpr (J + 1 < S::ROWS) add_taps<S, T, V, PLANE, FIRST, ROW, DX, J + 1, BLOCK>(acc, v, w);
+    if constexpr (J + 1 < S::ROWS) add_taps<S, T, V, ZZ, DY, DX, J + 1, BLOCK>(acc, v, w);
 }
 
-template <class S, class T, class V, int PLANE, bool FIRST, int ROW, int DX, int MOST, int BLOCK>
+template <class S, class T, class V, int ZZ, int DY, int DX, int BLOCK>
 MPIHPC_INLINE void add_columns(V (&acc)[S::ROWS][BLOCK], const T *row, const T *w) {
+    // With many taps compilers load everything early, then run out of registers and keep it on the stack: let them look
+    // at one vector of the source at a time.
+    if constexpr (S::TAPS > 12) {
+        asm volatile("" : "+r"(row), "+r"(w));
+#pragma GCC unroll 8
+        for (int j = 0; j < S::ROWS; ++j)
+#pragma GCC unroll 8
+            for (int b = 0; b < BLOCK; ++b)
+                if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
+    }
     V v[BLOCK];
 #pragma GCC unroll 8
     for (int b = 0; b < BLOCK; ++b) v[b] = load<V>(row + DX + b * int(sizeof(V) / sizeof(T)));
-    add_taps<S, T, V, PLANE, FIRST, ROW, DX, 0, BLOCK>(acc, v, w);
-    if constexpr (DX < MOST) add_columns<S, T, V, PLANE, FIRST, ROW, DX + 1, MOST, BLOCK>(acc, row, w);
+    add_taps<S, T, V, ZZ, DY, DX, 0, BLOCK>(acc, v, w);
+    if constexpr (DX < S::reach(ZZ, DY)) add_columns<S, T, V, ZZ, DY, DX + 1, BLOCK>(acc, row, w);
 }
 
-template <class S, class T, class V, int PLANE, bool FIRST, int ROW, int BLOCK>
+// The rows of the source one after the other, from row DY of plane ZZ on; x points to them in this order.
+template <class S, class T, class V, int ZZ, int DY, int BLOCK>
 MPIHPC_INLINE void add_rows(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
-    constexpr int REACH = S::rows_reach(PLANE);
-    constexpr bool MIDDLE = ROW >= REACH && ROW - REACH < S::ROWS;  // of one of the rows of the result
-    constexpr int MOST = MIDDLE ? S::reach(PLANE, 0) : S::reach(PLANE, REACH);
-    add_columns<S, T, V, PLANE, FIRST, ROW, -MOST, MOST, BLOCK>(acc, x[ROW] + i, w);
-    if constexpr (ROW + 1 < S::ROWS + 2 * REACH) add_rows<S, T, V, PLANE, FIRST, ROW + 1, BLOCK>(acc, x, w, i);
+    add_columns<S, T, V, ZZ, DY, -S::reach(ZZ, DY), BLOCK>(acc, *x + i, w);
+    if constexpr (DY < S::rows_reach(ZZ)) add_rows<S, T, V, ZZ, DY + 1, BLOCK>(acc, x + 1, w, i);
+    else if constexpr (ZZ < S::Z + S::ROWS - 1) add_rows<S, T, V, ZZ + 1, -S::rows_reach(ZZ + 1), BLOCK>(acc, x + 1, w, i);
 }
 
-template <class S, class T, class V, int PLANE, int BLOCK>
-MPIHPC_INLINE void add_planes(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
-    add_rows<S, T, V, PLANE, PLANE == 0, 0, BLOCK>(acc, x + S::rows_before(PLANE), w + S::first_tap(PLANE), i);
-    if constexpr (PLANE + 1 < S::PLANES) add_planes<S, T, V, PLANE + 1, BLOCK>(acc, x, w, i);
-}
-
-template <class S, bool BOX, class T, int BYTES, int BLOCK>
+template <class S, class T, int BYTES, int BLOCK>
 MPIHPC_INLINE void jam_block(T *const *dst, const T *const *x, const T *w, int64_t i, bool stream) {
     using V = typename Vector<T, BYTES>::type;
     constexpr int LANES = BYTES / sizeof(T);
     V acc[S::ROWS][BLOCK];
-    if constexpr (BOX && S::PLANES > 1) {  // all planes are alike, and too long to unroll
-        constexpr int ROWS = S::rows_before(1), TAPS = S::first_tap(1);
-        add_rows<S, T, V, 0, true, 0, BLOCK>(acc, x, w, i);
-        for (int p = 1; p < S::PLANES; ++p) add_rows<S, T, V, 0, false, 0, BLOCK>(acc, x + p * ROWS, w + p * TAPS, i);
-    } else {
-        add_planes<S, T, V, 0, BLOCK>(acc, x, w, i);
-    }
+    add_rows<S, T, V, -S::Z, -S::rows_reach(-S::Z), BLOCK>(acc, x, w, i);
 #pragma GCC unroll 8
     for (int j = 0; j < S::ROWS; ++j)
 #pragma GCC unroll 8
@@ -99,16 +96,52 @@ MPIHPC_INLINE void jam_block(T *const *dst, const T *const *x, const T *w, int64
 }
 
 // n cells of S::ROWS rows, which must be at least a vector long. Streaming rows are aligned alike.
-template <class S, bool BOX, class T, int BYTES>
+template <class S, class T, int BYTES>
 void jam(T *const *dst, const T *const *x, const T *w, int64_t n, bool stream, const Ahead &ahead) {
     constexpr int64_t LANES = BYTES / sizeof(T);
-    constexpr int BLOCK = S::ROWS == 1 ? 4 : 2;
+    constexpr int BLOCK = S::ROWS == 1 ? 4 : BYTES == 64 && S::TAPS > 12 ? 4 : 2;
+    // A vector at the beginning or the end of the rows, which others overlap.
+    const auto end = [&](int64_t at, int64_t from, int64_t to) {
+        if (!stream) return jam_block<S, T, BYTES, 1>(dst, x, w, at, false);
+        alignas(BYTES) T some[S::ROWS][LANES];
+        T *rows[S::ROWS];
+        for (int j = 0; j < S::ROWS; ++j) rows[j] = some[j] - at;
+        jam_block<S, T, BYTES, 1>(rows, x, w, at, false);
+        for (int j = 0; j < S::ROWS; ++j)
+            for (int64_t i = from; i < to; ++i) dst[j][i] = some[j][i - at];
+    };
     int64_t i = (-reinterpret_cast<std::uintptr_t>(dst[0]) & (BYTES - 1)) / sizeof(T), line = 0;
-    if (i != 0) jam_block<S, BOX, T, BYTES, 1>(dst, x, w, 0, false);
+    if (i != 0) end(0, 0, i);
     for (; i + BLOCK * LANES <= n; i += BLOCK * LANES) {
         fetch(ahead, line);
-        jam_block<S, BOX, T, BYTES, BLOCK>(dst, x, w, i, stream);
+        jam_block<S, T, BYTES, BLOCK>(dst, x, w, i, stream);
     }
-    for (; i + LANES <= n; i += LANES) jam_block<S, BOX, T, BYTES, 1>(dst, x, w, i, stream);
-    if (i < n) jam_block<S, BOX, T, BYTES, 1>(dst, x, w, n - LANES, false);
+    for (; i + LANES <= n; i += LANES) jam_block<S, T, BYTES, 1>(dst, x, w, i, stream);
+    if (i < n) end(n - LANES, i, n);
+}
+
+template <class T, int BYTES, int DIMS, bool BOX>
+constexpr Jam<T> jam_of(int radius) {
+    if constexpr (DIMS == 3 && BOX)  // larger ones would be megabytes of code, and have enough to do with each vector
+        return radius == 1 ? jam<Shape<3, 1, true>, T, BYTES> : nullptr;
+    else if constexpr (DIMS == 1 && BOX)
+        return nullptr;  // a star
+    else
+        return radius == 1   ? jam<Shape<DIMS, 1, BOX>, T, BYTES>
+               : radius == 2 ? jam<Shape<DIMS, 2, BOX>, T, BYTES>
+               : radius == 3 ? jam<Shape<DIMS, 3, BOX>, T, BYTES>
+                             : jam<Shape<DIMS, 4, BOX>, T, BYTES>;
+}
+
+template <class T, int BYTES>
+constexpr Jams<T> jams() {
+    Jams<T> all{};
+    for (int r = 1; r <= MOST_RADIUS; ++r) {
+        all.of[0][0][r - 1] = jam_of<T, BYTES, 1, false>(r);
+        all.of[0][1][r - 1] = jam_of<T, BYTES, 2, false>(r);
+        all.of[0][2][r - 1] = jam_of<T, BYTES, 3, false>(r);
+        all.of[1][1][r - 1] = jam_of<T, BYTES, 2, true>(r);
+        all.of[1][2][r - 1] = jam_of<T, BYTES, 3, true>(r);
+    }
+    return all;
 }
