@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <cstdlib>
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -172,7 +171,7 @@ private:
 
     // What to fetch while a level fills rows: its share of what level 0 needs in the next round.
     Ahead ahead_of(int level, int64_t rows_at_once, int64_t c, int64_t n) const {
-        Ahead ahead; static int noahead = getenv("NOAHEAD") ? 1 : 0; if (noahead) return ahead;
+        Ahead ahead;
         const Region &region = regions[0];
         const int64_t bytes = (region.hi[3] - region.lo[3]) * int64_t(sizeof(T)), share = bytes / steps;
         for (int64_t r = 0; r < rows_at_once; ++r) {
@@ -321,6 +320,38 @@ private:
 
 }  // namespace
 
+double choose_tile(const int64_t shape[MAX_AXES], const int64_t before[MAX_AXES], const int64_t after[MAX_AXES], int steps,
+                   int64_t scalar, int threads, int64_t tile[MAX_AXES]) {
+    const int64_t slots = (shape[0] > 1 ? JAM : 1) + before[0] + after[0];
+    double best = 0;
+    const auto smaller = [&](int d, int64_t n) {  // the next tile to try, 0: none
+        const int64_t least = d == 3 ? 1024 / scalar : 4 * (before[d] + after[d]) + 4;
+        int64_t half = 1;
+        while (2 * half < n) half *= 2;
+        return half >= least && half < n ? half : 0;
+    };
+    for (int64_t b = shape[1]; b > 0; b = smaller(1, b))
+        for (int64_t c = shape[2]; c > 0; c = smaller(2, c))
+            for (int64_t x = shape[3]; x > 0; x = smaller(3, x)) {
+                const int64_t own[MAX_AXES] = {1, b, c, x};
+                double cost = 1, cells = 1;
+                for (int d = 1; d < MAX_AXES; ++d) {
+                    // Level l computes (steps - l) times the reach more; the rings are as wide as the first level.
+                    const double reach = double(before[d] + after[d]);
+                    if (own[d] < shape[d]) cost *= 1 + reach * (steps - 1) / 2 / double(own[d]);
+                    cells *= double(own[d]) + (own[d] < shape[d] ? reach * (steps - 1) : 0) + reach;
+                }
+                const double bytes = cells * double(slots * steps * scalar);
+                cost *= bytes <= double(cache_bytes(2)) ? 1 : bytes <= double(cache_bytes(3)) / 2 / threads ? 1.05 : 1.7;
+                if (x < shape[3]) cost *= 1.01;  // long rows suit the prefetchers
+                if (best == 0 || cost < best) {
+                    best = cost;
+                    for (int d = 1; d < MAX_AXES; ++d) tile[d] = own[d];
+                }
+            }
+    return best;
+}
+
 template <class T>
 void advance(const Problem<T> &p) {
     int64_t cells = 1, shape[MAX_AXES];
@@ -330,15 +361,16 @@ void advance(const Problem<T> &p) {
                      : shape[2] > 1 || p.before[2] + p.after[2] > 0 ? 3
                      : shape[0] > 1 || p.before[0] + p.after[0] > 0 ? 2
                                                                     : 1;
-    static int nojam = getenv("NOJAM") ? 1 : 0; const Jam<T> jam = nojam ? nullptr : known_shape(p, axes);
+    const Jam<T> jam = known_shape(p, axes);
     // A result that will not be found in the cache again is not written through it: that saves reading it first.
-    static int nost = getenv("NOSTREAM") ? 1 : 0; const bool stream = !nost && 2 * cells * int64_t(sizeof(T)) > cache_bytes(3);
+    const bool stream = 2 * cells * int64_t(sizeof(T)) > cache_bytes(3);
     const int64_t count = std::max<int64_t>(1, int64_t(p.offset.size()) / MAX_AXES);
     // A team of threads costs microseconds to start (milliseconds where processes share the cores): too much for less.
     const int threads = cells * count * p.steps < 32768 ? 1 : p.threads;
     int64_t tile[MAX_AXES], tiles[MAX_AXES], total = 1;
+    choose_tile(shape, p.before, p.after, p.steps, sizeof(T), threads, tile);
     for (int d = MAX_AXES - 1; d >= 0; --d) {
-        tile[d] = p.tile[d] > 0 ? std::min(p.tile[d], shape[d]) : shape[d];
+        if (p.tile[d] > 0) tile[d] = std::min(p.tile[d], shape[d]);
         if (d == 0 && p.tile[0] <= 0) {
             // As many tiles as there are threads, or a multiple.
             int64_t parts = 1;

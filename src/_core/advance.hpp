@@ -38,4 +38,10 @@ struct Problem {
 template <class T>
 void advance(const Problem<T> &problem);
 
+// Tiles of the last three axes for a box of this shape (`tile` is filled; the first axis is cut for threads only, later).
+// Returns how many times longer than without overlap and in the nearest large cache it takes, by a simple model.
+double choose_tile(const std::int64_t shape[MAX_AXES], const std::int64_t before[MAX_AXES],
+                   const std::int64_t after[MAX_AXES], int steps, std::int64_t scalar, int threads,
+                   std::int64_t tile[MAX_AXES]);
+
 }  // namespace mpihpc

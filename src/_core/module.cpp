@@ -193,7 +193,7 @@ struct TapList {
     int64_t low[MAX_AXES] = {0, 0, 0, 0}, high[MAX_AXES] = {0, 0, 0, 0};  // 0 included
 };
 
-// A problem without edges whose coordinates are those of src; `dst` may be a smaller array at `at`.
+// A problem without edges whose coordinates are those of src; `dst` has the cells from `at` on.
 template <class T>
 mpihpc::Problem<T> problem_of(const Buffer &src, const Buffer &dst, const TapList &taps, const int64_t *at,
                               const int64_t *shape) {
@@ -220,6 +220,7 @@ mpihpc::Problem<T> problem_of(const Buffer &src, const Buffer &dst, const TapLis
         p.before[k] = -taps.low[d] * n;
         p.after[k] = taps.high[d] * n;
     }
+    for (int k = 0; k < MAX_AXES; ++k) p.dst -= p.lo[k] * p.dst_stride[k];
     for (std::size_t t = 0; t < taps.offset.size() / std::size_t(ndim); ++t) {
         int64_t offset[MAX_AXES] = {0, 0, 0, 0};
         for (int d = 0; d < ndim; ++d) offset[axis_of(d, ndim)] = taps.offset[t * std::size_t(ndim) + std::size_t(d)];
@@ -248,7 +249,6 @@ void correlate_as(const Buffer &src, const Buffer &dst, TapList &taps, int threa
     }
     for (std::size_t i = 0; i < taps.offset.size(); ++i) taps.offset[i] -= middle[i % std::size_t(ndim)];
     mpihpc::Problem<T> problem = problem_of<T>(src, dst, taps, middle, shape);
-    for (int k = 0; k < MAX_AXES; ++k) problem.dst -= problem.lo[k] * problem.dst_stride[k];
     problem.threads = threads;
     nb::gil_scoped_release nogil;
     mpihpc::advance(problem);
@@ -306,8 +306,6 @@ void advance(nb::handle src_, nb::handle dst_, nb::handle offsets, nb::handle we
     int64_t at[MAX_AXES] = {0, 0, 0, 0}, shape[MAX_AXES] = {1, 1, 1, 1};
     for (int d = 0; d < src.ndim(); ++d) {
         const int64_t n = src.shape(d);
-        if (dst.shape(d) != n)
-            value_error("src has " + str(n) + " cells on axis " + str(d) + ", dst has " + str(dst.shape(d)));
         if (taps.low[d] < -n || taps.high[d] > n)
             value_error("offsets from " + str(taps.low[d]) + " to " + str(taps.high[d]) + " on axis " + str(d) + " of " + str(n));
         if (modes[d] < 0 || modes[d] > int(mpihpc::Mode::mirror)) value_error("mode " + str(modes[d]) + " is unknown");
@@ -315,6 +313,8 @@ void advance(nb::handle src_, nb::handle dst_, nb::handle offsets, nb::handle we
         auto [lo, hi] = box[d];
         if (lo < 0 || lo > hi || hi > n)
             value_error("box " + str(lo) + " to " + str(hi) + " does not lie in the " + str(n) + " cells of axis " + str(d));
+        if (dst.shape(d) != hi - lo)
+            value_error("box has " + str(hi - lo) + " cells on axis " + str(d) + ", dst has " + str(dst.shape(d)));
         if (lo == hi) return;
         at[d] = lo;
         shape[d] = hi - lo;
@@ -427,8 +427,10 @@ separately: the same bits for every instruction set and number of threads. (A Na
 
 Parameters
 ----------
-src, dst : arrays as in `correlate`, of one shape
-    Padded blocks. `src` is changed beyond the edges only, `dst` in the box only.
+src : array as in `correlate`
+    A padded block. Changed beyond the edges only.
+dst : array as in `correlate`
+    The box.
 offsets : (T, ndim) int64 array
     Relative to the cell, of any sign.
 weights : (T,) array
@@ -458,6 +460,25 @@ TypeError, ValueError
 Notes
 -----
 The bits of `steps` single steps, each with the cells beyond the edges made anew from its own input.)");
+
+    m.def(
+        "tile_cost",
+        [](const std::vector<int64_t> &shape_, const Pairs &width, int64_t itemsize, int64_t steps, int64_t threads) {
+            const int ndim = int(shape_.size());
+            if (ndim < 1 || ndim > MAX_AXES || width.size() != shape_.size() || steps < 1 || itemsize < 1)
+                value_error("shape and width must have 1 to 4 entries, steps and itemsize be at least 1");
+            int64_t shape[MAX_AXES] = {1, 1, 1, 1}, before[MAX_AXES] = {0, 0, 0, 0}, after[MAX_AXES] = {0, 0, 0, 0};
+            int64_t tile[MAX_AXES];
+            for (int d = 0; d < ndim; ++d) {
+                const int k = axis_of(d, ndim);
+                shape[k] = std::max<int64_t>(shape_[d], 1);
+                before[k] = width[d].first;
+                after[k] = width[d].second;
+            }
+            return mpihpc::choose_tile(shape, before, after, int(steps), itemsize, check_threads(threads), tile);
+        },
+        "shape"_a, "width"_a, "itemsize"_a, "steps"_a, "threads"_a,
+        R"(How many times longer the tiles' overlap and their size in the caches make `advance`, by its own model.)");
 
     m.def("copy", &copy, "src"_a, "dst"_a, "threads"_a = 1,
           R"(Copy `src` into `dst` of the same shape with ordinary vector loads and stores: the yardstick of benchmarks.
