@@ -127,7 +127,7 @@ def measure(comm: MPI.Intracomm, case: Case, rounds: int) -> Result:
         kernel = named_kernel(case.kernel, len(case.shape))
         taps = Taps.from_kernel(kernel, len(case.shape))
         cut = Decomposition.balanced(case.shape, comm.size, halo=taps.width)
-    plan = Stencil(cut, taps, case.dtype, comm=comm)
+    plan = Stencil(cut, taps, case.dtype, comm=comm, fuse=1)
     u, v = (DistArray(cut, case.dtype, comm=comm, halo=plan.halo.width) for _ in range(2))
     u.padded[...] = np.random.default_rng(comm.rank).random(u.padded.shape, case.dtype)
     v.padded.fill(0)

@@ -119,6 +119,122 @@ def test_against_scipy_signal(dtype: str, shape: tuple[int, ...]) -> None:
         np.testing.assert_allclose(dst, expected, rtol=tolerance, atol=tolerance * 10)
 
 
+CODES = ("wrap", "constant", "nearest", "reflect", "mirror")
+PAD = {"constant": "constant", "nearest": "edge", "reflect": "symmetric", "mirror": "reflect"}
+
+
+def one_step(
+    whole: np.ndarray, offsets: np.ndarray, weights: np.ndarray, modes: list[str], cval: complex
+) -> np.ndarray:
+    """A step of the whole array, padded by NumPy one cell at a time, which takes any depth on any length."""
+    deep = [int(max(-offsets[:, d].min(initial=0), offsets[:, d].max(initial=0))) for d in range(whole.ndim)]
+    padded = whole
+    for d, mode in enumerate(modes):
+        index = np.arange(whole.shape[d])
+        if mode == "wrap":
+            index = np.arange(-deep[d], whole.shape[d] + deep[d]) % whole.shape[d]
+        elif mode != "constant":
+            index = np.pad(index, deep[d], PAD[mode])
+        padded = padded.take(index, axis=d)
+        if mode == "constant":
+            width = [(deep[d],) * 2 if e == d else (0, 0) for e in range(whole.ndim)]
+            padded = np.pad(padded, width, constant_values=cval if np.iscomplexobj(whole) else cval.real)
+    out = np.empty_like(whole)
+    reference.correlate(padded, out, offsets + deep, weights)
+    return out
+
+
+def fused_case(rng: np.random.Generator) -> dict[str, Any]:
+    """A random block of a random array with a deep halo: what `advance` is given, and what it should give."""
+    ndim, dtype = int(rng.integers(1, 5)), str(rng.choice(DTYPES))
+    shape = tuple(int(n) for n in rng.integers(1, {1: 300, 2: 40, 3: 20, 4: 7}[ndim] + 1, ndim))
+    if rng.random() < 0.5 and ndim < 4:
+        shape = (*shape[:-1], int(rng.integers(8, 80)))
+    steps, kind = int(rng.choice([1, 2, 3, 4, 8])), rng.choice(["star", "box", "any"])
+    if kind == "any":
+        reach = int(rng.integers(-3, 1)), int(rng.integers(0, 4))
+        offsets = rng.integers(reach[0], reach[1] + 1, (int(rng.integers(0, 8)), ndim))
+    else:
+        r = int(rng.integers(1, 5 if ndim < 3 else 4 if ndim < 4 else 2))
+        offsets = np.array(list(itertools.product(range(-r, r + 1), repeat=ndim)))
+        if kind == "star":
+            offsets = offsets[np.count_nonzero(offsets, axis=1) <= 1]
+    weights = numbers(rng, len(offsets), dtype if rng.random() < 0.5 else {"c8": "f4", "c16": "f8"}.get(dtype, dtype))
+    weights /= np.array(max(1, len(offsets)), weights.real.dtype)
+    modes, cval = [str(m) for m in rng.choice(CODES, ndim)], 1.5 - 2j
+    width = [(max(0, -int(o.min(initial=0))), max(0, int(o.max(initial=0)))) for o in offsets.T]
+    width = [(max(w),) * 2 if m in ("reflect", "mirror") else w for w, m in zip(width, modes, strict=True)]
+    whole = numbers(rng, shape, dtype)
+    expected = whole
+    for _ in range(steps):
+        expected = one_step(expected, offsets, weights, modes, cval)
+    part = [sorted(rng.choice(n + 1, 2, replace=False)) if rng.random() < 0.3 else (0, n) for n in shape]
+    deep = [(steps * a + int(rng.integers(0, 2)), steps * b + int(rng.integers(0, 3))) for a, b in width]
+    start = [int(lo) - a for (lo, _), (a, _) in zip(part, deep, strict=True)]
+    src = np.full([hi - lo + a + b for (lo, hi), (a, b) in zip(part, deep, strict=True)], np.nan, dtype)
+    # What an exchange of halos would bring: the array's own cells, and periodic ones.
+    there, here = [], []
+    for n, s, length, mode in zip(shape, start, src.shape, modes, strict=True):
+        cells = np.arange(s, s + length)
+        known = (cells >= 0) & (cells < n) | (mode == "wrap")
+        there.append(np.flatnonzero(known))
+        here.append(cells[known] % n)
+    src[np.ix_(*there)] = whole[np.ix_(*here)]
+    return {
+        "arguments": {
+            "src": src,
+            "offsets": offsets,
+            "weights": weights,
+            "steps": steps,
+            "box": [(int(lo) - s, int(hi) - s) for (lo, hi), s in zip(part, start, strict=True)],
+            "edges": [(-s, n - s) for n, s in zip(shape, start, strict=True)],
+            "modes": modes,
+            "cval": cval if dtype[0] == "c" else cval.real,
+        },
+        "expected": expected[tuple(slice(lo, hi) for lo, hi in part)],
+    }
+
+
+@pytest.mark.parametrize("room", [cpu, reference], ids=["cpu", "reference"])
+def test_fused_steps_are_single_steps(isa: str, room: Any) -> None:
+    """Every mode on every axis, any taps, tiles, threads and blocks of the array: the bits of one step at a time."""
+    rng = np.random.default_rng(12)
+    for _ in range(250):
+        case = fused_case(rng)
+        expected = case["expected"]
+        memory = np.full([n + 2 for n in expected.shape], 7, expected.dtype)
+        dst = memory[(slice(1, -1),) * memory.ndim]
+        tile = [int(n) for n in (*rng.integers(0, 12, expected.ndim - 1), rng.choice([0, 5, 16, 33]))]
+        tile = tile if rng.random() < 0.5 else []
+        room.advance(dst=dst, threads=int(rng.integers(1, 4)), tile=tile, **case["arguments"])
+        assert_same_bits(dst, expected)
+        dst[...] = 7
+        assert (memory == 7).all()  # nothing beside the view was touched
+
+
+def test_bad_arguments_of_advance() -> None:
+    src, w = np.ones((9, 8)), np.ones(1)
+    good = {"src": src, "dst": np.ones((5, 4)), "offsets": [[0, 1]], "weights": w, "steps": 2}
+    good |= {"box": [(2, 7), (2, 6)], "edges": [(0, 9), (0, 8)], "modes": ["wrap", "wrap"]}
+    cpu.advance(**good)
+    for bad, text in [
+        ({"steps": 0}, "steps must be 1 to 1024, got 0"),
+        ({"steps": 3}, "cells 2 to 9 are read on axis 1 of 8"),
+        ({"box": [(2, 7)]}, "as many entries"),
+        ({"box": [(2, 10), (2, 6)]}, "box 2 to 10 does not lie in the 9 cells of axis 0"),
+        ({"box": [(2, 6), (2, 6)]}, "box has 4 cells on axis 0, dst has 5"),
+        ({"modes": ["reflect", "wrap"], "edges": [(3, 9), (0, 8)]}, "reaches beyond the edges 3, 9 on axis 0"),
+        ({"modes": ["wrap", "mirror"], "steps": 4}, "cells -1 to 9 are read on axis 1 of 8"),
+        ({"tile": [1, -1]}, "tile of -1 cells on axis 1"),
+        ({"dst": src[2:7, 2:6]}, "overlap in memory"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            cpu.advance(**good | bad)
+    with pytest.raises(ValueError, match="read-only"):
+        src.flags.writeable = False
+        cpu.advance(**good)
+
+
 def test_against_exact_sums() -> None:
     rng = np.random.default_rng(5)
     src, offsets, weights = numbers(rng, (7, 9), "f8"), rng.integers(0, 3, (11, 2)), numbers(rng, 11, "f8")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpihpc
-from mpihpc.core.transfer import sent
+from mpihpc.core.decomposition import Decomposition, Grown
+from mpihpc.core.transfer import Transfer, sent
 from mpihpc.stencil import Evolution, Taps, evolve, named_kernel
 
 PAD = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
@@ -86,6 +87,56 @@ def test_every_mode_agrees_with_its_oracle(comm, verdict):
             close(twice, correlate(wanted, kernel, modes, 2.5, origin), kernel, wanted, 2 + np.abs(kernel).sum())
 
     check()
+
+
+def test_bits_do_not_depend_on_fused_steps(comm, verdict):
+    """Any number of steps per exchange, grid, mode, thread count: what single steps give."""
+
+    @settings(max_examples=60)
+    @given(cases(comm.size), st.integers(1, 9), st.integers(1, 3))
+    def check(case, steps, threads):
+        shape, dims, lengths, origin, modes, kind, seed = case
+        with verdict(comm):
+            rng = np.random.default_rng(seed)
+            whole = rng.standard_normal(shape).astype(kind)
+            kernel = rng.standard_normal(lengths) / math.prod(lengths)
+            u = mpihpc.asarray(whole, comm=comm, dims=dims)
+            options = {"mode": modes, "cval": 2.5, "origin": origin, "threads": threads}
+            single = evolve(u, kernel, steps, fuse=1, **options).checksum()
+            for fuse in (2, 3, 4, 8, None):
+                assert evolve(u, kernel, steps, fuse=fuse, **options).checksum() == single
+
+    check()
+
+
+def test_messages_and_bytes_of_fused_steps(comm):
+    """One exchange for several steps: at most 3^D - 1 messages, and little more than the bytes of single layers."""
+    u = mpihpc.zeros((32, 32, 64), "f4", comm=comm)
+    taps = Taps.from_kernel(named_kernel("heat", 3), 3)
+    for fuse in (1, 2, 4, 8):
+        plan = Evolution(u.decomposition, taps, np.float32, comm=comm, fuse=fuse, mode="wrap")
+        v = mpihpc.zeros(u.shape, "f4", comm=comm, halo=plan.stencil.halo.width, dims=u.decomposition.dims)
+        before = sent.messages, sent.bytes
+        plan.run(v, 8)
+        exchanges = 8 // fuse
+        assert sent.messages - before[0] == exchanges * plan.stencil.halo.messages
+        assert sent.bytes - before[1] == exchanges * plan.stencil.halo.bytes
+        cut = sum(p > 1 for p in u.decomposition.dims)
+        assert plan.stencil.halo.messages <= (2 * cut if fuse == 1 else 3**cut - 1)
+        n = u.decomposition.box(comm.rank).shape
+        own = [k + 2 * fuse * (p == 1) for k, p in zip(n, u.decomposition.dims, strict=True)]  # also around the ring
+        assert plan.stencil.halo.bytes <= 4 * (math.prod(k + 2 * fuse for k in n) - math.prod(own))
+
+
+def test_deep_halos_of_a_large_block_cost_few_bytes():
+    """256^3 cells on the inner rank of 27: at most 1.07 times the bytes of one layer of faces for each step."""
+    cut = Decomposition((768,) * 3, (3, 3, 3))
+    faces = 6 * 256**2
+    for fuse in range(1, 9):
+        grown = Grown(cut, ((fuse, fuse),) * 3, (False,) * 3, corners=fuse > 1)
+        schedule = Transfer(cut, grown, in_place=True).schedule(13)
+        assert schedule.cells_sent <= 1.07 * fuse * faces
+        assert len(schedule.sends) == (6 if fuse == 1 else 26)
 
 
 @pytest.mark.parametrize("function", ["correlate", "convolve"])
@@ -215,7 +266,7 @@ def test_halo_bytes_of_a_star_are_those_of_its_faces(comm):
     shape = (24, 24)
     u = mpihpc.zeros(shape, "f4", comm=comm)
     before = sent.messages, sent.bytes
-    evolve(u, "heat", 5, "constant")
+    evolve(u, "heat", 5, "constant", fuse=1)
     box = u.decomposition.box(comm.rank)
     faces = [box.shape[1 - d] for d in (0, 1) for edge in (box.start[d] > 0, box.stop[d] < shape[d]) if edge]
     assert sent.messages - before[0] == 5 * len(faces)
@@ -235,13 +286,15 @@ def test_input_is_not_changed_and_steps_0_copies(comm):
 def test_the_plan_is_used_again(comm):
     whole = np.random.default_rng(7).random((12, 7))
     u = mpihpc.asarray(whole, comm=comm)
-    plan = Evolution(u.decomposition, Taps.from_kernel(named_kernel("mean:3", 2), 2), float, comm=comm)
+    plan = Evolution(u.decomposition, Taps.from_kernel(named_kernel("mean:3", 2), 2), float, comm=comm, fuse=2)
     seen = []
     for _ in range(2):
-        v = mpihpc.asarray(whole, comm=comm, halo=plan.stencil.halo.width)
+        v = mpihpc.asarray(whole, comm=comm, halo=plan.stencil.halo.width, dims=u.decomposition.dims)
         wanted = evolve(u, "mean:3", 3).checksum()
         assert plan.run(v, 3, seen.append).checksum() == wanted
-    assert seen == [1, 2, 3] * 2
+    assert seen == [2, 3] * 2
+    evolve(u, "heat", 3, callback=seen.append)
+    assert seen[4:] == [1, 2, 3]
     with pytest.raises(ValueError, match="the plan is for"):
         plan.run(mpihpc.asarray(whole, comm=comm), 1)
 
@@ -289,6 +342,7 @@ def test_more_ranks_than_cells_and_no_cells(comm):
         (TypeError, "cval", {"cval": 1j, "mode": "constant"}),
         (TypeError, "int32", {"dtype": "i4"}),
         (ValueError, "threads 0", {"threads": 0}),
+        (ValueError, "fuse 0 is not from 1 to 64", {"fuse": 0}),
     ],
 )
 def test_bad_input_is_the_same_line_on_all_ranks(comm, error, text, options):

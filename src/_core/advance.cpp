@@ -27,6 +27,7 @@ namespace {
 using std::int64_t;
 
 constexpr int64_t LINE = 64;
+constexpr int64_t DETOUR = 512;  // scalars of a row
 
 // The index inside an axis from lo to hi that stands for one beyond it; -1 apart from all for a constant.
 int64_t inside(int64_t i, int64_t lo, int64_t hi, Mode mode) {
@@ -210,13 +211,13 @@ private:
             strides_out[j] = to.stride_c;
         }
         for (int64_t c = region.lo[2]; c < region.hi[2]; ++c) {
-            fill_jam(level, out, x, n, ahead_of(level, batch, c, n));
+            fill_jam(level, out, x, reads, n, ahead_of(level, batch, c, n));
             for (int i = 0; i < reads; ++i) x[i] += stride[i];
             for (int j = 0; j < batch; ++j) out[j] += strides_out[j];
         }
     }
 
-    void fill_jam(int level, T **out, const T *const *x, int64_t n, const Ahead &ahead) {
+    void fill_jam(int level, T **out, const T *const *x, int reads, int64_t n, const Ahead &ahead) {
         const int together = int(batch);
         const bool last = level == steps && stream;
         bool alike = true;
@@ -225,12 +226,25 @@ private:
             jam(out, x, p.weight.data(), n, last, ahead);
             return;
         }
-        T *memory[JAM];  // streaming stores want aligned rows: by a detour through the nearest cache
-        for (int j = 0; j < together; ++j) memory[j] = spare + j * row_stride;
-        jam(memory, x, p.weight.data(), n, false, ahead);
-        for (int j = 0; j < together; ++j) {
-            const T *from = memory[j];
-            rows<T>().copy(out[j], {&from, nullptr, 1}, n, true, Ahead());
+        // Streaming stores want aligned rows: by a detour through the nearest cache.
+        int64_t done[JAM] = {0, 0, 0, 0};
+        for (int64_t begin = 0, end = 0; begin < n; begin = end) {
+            end = n - begin < 2 * DETOUR ? n : begin + DETOUR;
+            const T *from[(2 * MOST_RADIUS + 1) * (JAM + 2 * MOST_RADIUS)];
+            T *memory[JAM];
+            for (int i = 0; i < reads; ++i) from[i] = x[i] + begin;
+            for (int j = 0; j < together; ++j) memory[j] = spare + j * row_stride + begin;
+            Ahead part = ahead;
+            for (int r = 0; r < part.rows; ++r) part.row[r] += ahead.limit * LINE * begin / n;
+            part.limit = ahead.limit * (end - begin) / n + 1;
+            jam(memory, from, p.weight.data(), end - begin, false, part);
+            for (int j = 0; j < together; ++j) {
+                const int64_t beyond = reinterpret_cast<std::uintptr_t>(out[j] + end) % LINE / sizeof(T);
+                const int64_t stop = end < n ? end - beyond : n;
+                const T *row = spare + j * row_stride + done[j];
+                rows<T>().copy(out[j] + done[j], {&row, nullptr, 1}, stop - done[j], true, Ahead());
+                done[j] = stop;
+            }
         }
     }
 

@@ -115,7 +115,7 @@ struct Complex {
 MPIHPC_INLINE void fetch(const Ahead &ahead, int64_t &line) {
     if (line >= ahead.limit) return;
     for (int r = 0; r < ahead.rows; ++r)
-        for (int q = 0; q < ahead.lines; ++q) __builtin_prefetch(ahead.row[r] + 64 * (line + q), 0, 2);
+        for (int q = 0; q < ahead.lines; ++q) __builtin_prefetch(ahead.row[r] + 64 * (line + q), 0, 3);
     line += ahead.lines;
 }
 

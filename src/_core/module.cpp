@@ -260,7 +260,11 @@ void correlate(nb::handle src_, nb::handle dst_, nb::handle offsets, nb::handle 
     const int64_t scalar = check_pair(src, dst);
     TapList taps(offsets, weights, src);
     for (int d = 0; d < src.ndim(); ++d) {
-        if (taps.low[d] < 0) value_error("an offset on axis " + str(d) + " is " + str(taps.low[d]) + ", it must be >= 0");
+        for (std::size_t t = 0; t * std::size_t(src.ndim()) < taps.offset.size(); ++t) {
+            const int64_t at = taps.offset[t * std::size_t(src.ndim()) + std::size_t(d)];
+            if (at < 0)
+                value_error("offset of tap " + str(int64_t(t)) + " on axis " + str(d) + " is " + str(at) + ", it must be >= 0");
+        }
         if (src.shape(d) < dst.shape(d) || taps.high[d] > src.shape(d) - dst.shape(d))
             value_error("src has " + str(src.shape(d)) + " cells on axis " + str(d) + ", dst of " + str(dst.shape(d)) +
                         " cells with a largest offset of " + str(taps.high[d]) + " needs more");

@@ -8,6 +8,22 @@ from numpy.typing import NDArray
 def correlate(
     src: NDArray[Any], dst: NDArray[Any], offsets: NDArray[Any], weights: NDArray[Any], threads: int = 1
 ) -> None: ...
+def advance(
+    src: NDArray[Any],
+    dst: NDArray[Any],
+    offsets: NDArray[Any],
+    weights: NDArray[Any],
+    steps: int,
+    box: Sequence[tuple[int, int]],
+    edges: Sequence[tuple[int, int]],
+    modes: Sequence[int],
+    cval: complex = 0.0,
+    threads: int = 1,
+    tile: Sequence[int] = (),
+) -> None: ...
+def tile_cost(
+    shape: Sequence[int], width: Sequence[tuple[int, int]], itemsize: int, steps: int, threads: int
+) -> float: ...
 def copy(src: NDArray[Any], dst: NDArray[Any], threads: int = 1) -> None: ...
 def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) -> int: ...
 def isas() -> list[str]: ...

@@ -10,12 +10,14 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from mpihpc.core.decomposition import Decomposition, Whole, Width, grid_text, halo_width, ranks_text
+from mpihpc.core.decomposition import Box, Decomposition, Whole, Width, grid_text, halo_width, ranks_text
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
 from mpihpc.kernels import cpu
+
+_LONG_ROW = 1024  # bytes; shorter ones would grow by too much
 
 
 class DistArray:
@@ -49,7 +51,10 @@ class DistArray:
     local : numpy.ndarray
         The rank's own block, a view; shape ``decomposition.box(comm.rank).shape``.
     padded : numpy.ndarray
-        The block with its halo, whose cells mean something after `exchange`. An empty block has no halo.
+        The block with its halo, whose cells mean something after `exchange`. An empty block has no halo. Its rows are
+        contiguous, but may lie apart.
+    memory : numpy.ndarray
+        The contiguous array of which `padded` is a part.
     """
 
     __array_ufunc__ = None  # no NumPy operator works on the local block by accident
@@ -73,7 +78,7 @@ class DistArray:
             self.halo = halo_width(halo, decomposition.ndim)
             self.box = decomposition.box(self.topology.rank)
             self.frame = self.box.grow(self.halo) if self.box.size else self.box
-            self.padded: NDArray[Any] = np.empty(self.frame.shape, number_dtype(dtype))
+            self.padded, self.memory = _block_memory(self.frame.shape, number_dtype(dtype), self.halo[-1][0])
 
     @property
     def comm(self) -> MPI.Intracomm:
@@ -98,6 +103,14 @@ class DistArray:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+    @property
+    def memory_box(self) -> Box:
+        """The box that `memory` covers, where `padded` covers `frame`."""
+        item, row = self.dtype.itemsize, self.memory.strides[-2] if self.ndim > 1 else 0
+        lead = (self.padded.ctypes.data - self.memory.ctypes.data) % row // item if row else 0
+        start = (*self.frame.start[:-1], self.frame.start[-1] - lead)
+        return Box(start, tuple(a + n for a, n in zip(start, self.memory.shape, strict=True)))
 
     @property
     def local(self) -> NDArray[Any]:
@@ -436,3 +449,22 @@ def require_cast(source: np.dtype, target: np.dtype) -> None:
     """
     if source.kind == "c" and target.kind != "c":
         raise TypeError(f"complex input ({source}) does not fit dtype {target}: use complex64 or complex128")
+
+
+def _block_memory(shape: Sequence[int], dtype: np.dtype, before: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A block's padded array, and the memory it lies in.
+
+    The rows of a block with a halo begin at a cache line, after `before` cells: streaming stores want it so.
+    They are an odd number of lines apart: at a power of two they would get into each other's way in a cache.
+    """
+    line, length = 64 // math.gcd(64, dtype.itemsize), shape[-1]
+    if not before or len(shape) == 1 or length * dtype.itemsize < _LONG_ROW or not math.prod(shape):
+        memory = np.empty(shape, dtype)
+        return memory, memory
+    lead = -before % line
+    row = (-(-(lead + length) // line) | 1) * line
+    size = math.prod(shape[:-1]) * row
+    raw = np.empty(size + line, dtype)
+    first = -(raw.ctypes.data // dtype.itemsize) % line
+    memory = raw[first : first + size].reshape(*shape[:-1], row)
+    return memory[..., lead : lead + length], memory

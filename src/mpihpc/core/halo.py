@@ -43,10 +43,10 @@ def boundary_modes(mode: str | Sequence[str], ndim: int) -> tuple[str, ...]:
     return tuple(MODES[name] for name in names)
 
 
-def beyond(index: np.ndarray, n: int, mode: str) -> np.ndarray:
+def cells_beyond(index: np.ndarray, n: int, mode: str) -> np.ndarray:
     """The cell inside an axis of length `n` that stands for an index beyond it, as in `scipy.ndimage`.
 
-    >>> beyond(np.arange(-4, 0), 3, "reflect"), beyond(np.arange(-4, 0), 3, "mirror")
+    >>> cells_beyond(np.arange(-4, 0), 3, "reflect"), cells_beyond(np.arange(-4, 0), 3, "mirror")
     (array([2, 2, 1, 0]), array([0, 1, 2, 1]))
     """
     if mode == "nearest":
@@ -78,6 +78,8 @@ class Halo:
         The value beyond ``constant`` axes.
     corners : bool
         Whether edges and corners of the halo are needed too. Without them they hold rubbish.
+    beyond : bool
+        Whether the cells beyond the array are needed too: the kernels make their own.
 
     Attributes
     ----------
@@ -97,6 +99,7 @@ class Halo:
         mode: str | Sequence[str] = "reflect",
         cval: Any = 0.0,
         corners: bool = True,
+        beyond: bool = True,
     ) -> None:
         modes = boundary_modes(mode, decomposition.ndim)
         self.width = symmetric_width(width, modes)
@@ -113,10 +116,10 @@ class Halo:
         for axis, (m, n) in enumerate(zip(modes, decomposition.shape, strict=True)):
             start, stop = padded.start[axis], padded.stop[axis]
             for lo, hi in ((start, min(0, stop)), (max(n, start), stop)):
-                if m == "wrap" or lo >= hi or not box.size:
+                if m == "wrap" or lo >= hi or not box.size or not beyond:
                     continue
                 target = (slice(None),) * axis + (slice(lo - start, hi - start),)
-                source = None if m == "constant" else beyond(np.arange(lo, hi), n, m) - start
+                source = None if m == "constant" else cells_beyond(np.arange(lo, hi), n, m) - start
                 self._fills.append((axis, target, source))
 
     def start(self, padded: np.ndarray) -> None:

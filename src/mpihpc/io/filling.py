@@ -106,16 +106,16 @@ def fill(file: str, place: Place, array: DistArray) -> None:
 
 def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
     """Collectively, out of the padded block without a copy."""
-    box, frame = array.box, array.frame
+    box, around = array.box, array.memory_box
     h5 = h5py.File(file, "r+", driver="mpio", comm=array.topology.private)
     target = h5[place.dataset].id
     there = target.get_space()
     # h5py's own slicing leaves ranks without cells out of the collective call.
-    memory: NDArray[Any] = array.padded if box.size else np.empty((1,) * array.ndim, array.dtype)
+    memory: NDArray[Any] = array.memory if box.size else np.empty((1,) * array.ndim, array.dtype)
     here = h5py.h5s.create_simple(memory.shape)
     if box.size:
         there.select_hyperslab((*place.at, *box.start), (*(1 for _ in place.at), *box.shape))
-        here.select_hyperslab(tuple(b - f for b, f in zip(box.start, frame.start, strict=True)), box.shape)
+        here.select_hyperslab(tuple(b - a for b, a in zip(box.start, around.start, strict=True)), box.shape)
     else:
         there.select_none()
         here.select_none()
@@ -127,7 +127,7 @@ def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
 
 def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray) -> None:
     """Collectively, at the cells' offsets in the file, out of the padded block without a copy."""
-    frame, comm, itemsize = array.frame, array.topology.private, array.dtype.itemsize
+    memory, comm, itemsize = array.memory_box, array.topology.private, array.dtype.itemsize
     failures: list[Exception] = []
     handle = MPI.File.Open(comm, file, MPI.MODE_WRONLY)
     for stretch, offset in stretches:
@@ -135,12 +135,14 @@ def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray
         for k in range(comm.allreduce(len(parts), op=MPI.MAX)):
             types: list[MPI.Datatype] = []
             with _noted(failures):
-                types = [_part_type(part, around, itemsize) for part in parts[k : k + 1] for around in (stretch, frame)]
+                types = [
+                    _part_type(part, around, itemsize) for part in parts[k : k + 1] for around in (stretch, memory)
+                ]
             there, here = types or (MPI.BYTE, MPI.BYTE)
             with _noted(failures):
                 handle.Set_view(offset, MPI.BYTE, there, "native")
             with _noted(failures):
-                handle.Write_all([array.padded, len(types) // 2, here])
+                handle.Write_all([array.memory, len(types) // 2, here])
             for made in types:
                 made.Free()
             tick()

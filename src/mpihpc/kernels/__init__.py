@@ -1,6 +1,7 @@
 """Kernels: what one process does to its local arrays. They know nothing of MPI, decompositions or halos.
 
-Each room (`reference`, `cpu`, `cuda`) offers the same function::
+Each room (`reference`, `cpu`, `cuda`) offers the same functions. `advance` applies a stencil several times to a block
+with edges; one step of it is::
 
     correlate(src, dst, offsets, weights, threads=1)
 

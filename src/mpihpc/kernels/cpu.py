@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mpihpc import _core
 
+_MODES = ("wrap", "constant", "nearest", "reflect", "mirror")  # as _core counts them
+
 
 def correlate(
     src: NDArray[np.inexact],
@@ -38,6 +40,66 @@ def correlate(
     if taps.dtype.kind not in "iu":
         raise TypeError(f"offsets is {taps.dtype}, it must be integers")
     _core.correlate(src, dst, taps.astype(np.int64, copy=False), np.asarray(weights), threads)
+
+
+def advance(
+    src: NDArray[np.inexact],
+    dst: NDArray[np.inexact],
+    offsets: ArrayLike,
+    weights: ArrayLike,
+    steps: int,
+    box: Sequence[tuple[int, int]],
+    edges: Sequence[tuple[int, int]],
+    modes: Sequence[str],
+    cval: complex = 0.0,
+    threads: int = 1,
+    tile: Sequence[int] = (),
+) -> None:
+    """Apply a stencil `steps` times to a box of a padded block, in one pass over memory.
+
+    Parameters
+    ----------
+    src : float32, float64, complex64 or complex128 array of 1 to 4 axes
+        The padded block; changed beyond the edges only.
+    dst : array
+        The box.
+    offsets : (T, ndim) integers
+        Relative to the cell.
+    weights : (T,) array of the data's dtype or of its real counterpart
+    steps : int
+        1 to 1024.
+    box : sequence of (first, end)
+        On each axis, in the coordinates of `src`. Around it, as many cells are read as the taps reach in so many steps.
+    edges : sequence of (first, end)
+        Where the array ends, in the same coordinates, on axes that do not wrap.
+    modes : sequence of str
+        ``constant nearest reflect mirror``, or ``wrap``: what lies beyond the edge is in `src`.
+    cval : scalar
+        The value beyond ``constant`` edges.
+    threads : int
+        OpenMP threads, 1 to 1024. The result is the same for all.
+    tile : sequence of int, optional
+        Cells of a tile on each axis, 0: chosen here. The result is the same for all.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Input that breaks the contract, with the two numbers that do not fit; `dst` is then untouched.
+    """
+    taps = np.asarray(offsets, np.int64).reshape(-1, src.ndim)
+    _core.advance(
+        src,
+        dst,
+        taps,
+        np.asarray(weights),
+        steps,
+        list(box),
+        list(edges),
+        [_MODES.index(mode) for mode in modes],
+        cval,
+        threads,
+        list(tile),
+    )
 
 
 def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) -> int:

@@ -1,5 +1,7 @@
 """The kernel in plain NumPy slices: slow, short, and the oracle of the fast ones."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -45,3 +47,56 @@ def correlate(
             for acc, product in products:
                 # The first product is stored, not added to zero: 0.0 + -0.0 would lose the sign.
                 acc[...] = acc + product if first else product
+
+
+def advance(
+    src: NDArray[np.inexact],
+    dst: NDArray[np.inexact],
+    offsets: ArrayLike,
+    weights: ArrayLike,
+    steps: int,
+    box: Sequence[tuple[int, int]],
+    edges: Sequence[tuple[int, int]],
+    modes: Sequence[str],
+    cval: complex = 0.0,
+    threads: int = 1,
+    tile: Sequence[int] = (),
+) -> None:
+    """Apply a stencil `steps` times to a box of a padded block, one step after the other.
+
+    Parameters are those of `mpihpc.kernels.cpu.advance`; `threads` and `tile` are ignored, `src` is not changed.
+    """
+    taps = np.asarray(offsets, dtype=np.int64).reshape(-1, dst.ndim)
+    low, high = taps.min(axis=0, initial=0), taps.max(axis=0, initial=0)
+    for d, mode in enumerate(modes):
+        if mode in ("reflect", "mirror"):  # what is beyond one edge stands for what is as deep inside
+            low[d], high[d] = -max(-low[d], high[d]), max(-low[d], high[d])
+    start, level = np.zeros(dst.ndim, np.int64), src  # `level` holds the cells from `start` on
+    for left in reversed(range(steps)):
+        wanted = [
+            np.arange(
+                *(
+                    (lo + left * a, hi + left * b)
+                    if mode == "wrap"
+                    else (max(lo + left * a, first), min(hi + left * b, end))
+                )
+            )
+            for (lo, hi), (first, end), a, b, mode in zip(box, edges, low, high, modes, strict=True)
+        ]
+        padded = level
+        for d, (cells, (first, end), mode) in enumerate(zip(wanted, edges, modes, strict=True)):
+            read = np.arange(cells[0] + low[d], cells[-1] + high[d] + 1)
+            inside = read if mode == "wrap" else np.clip(read, first, end - 1)
+            n = end - first
+            if mode in ("reflect", "mirror"):
+                period = 2 * n if mode == "reflect" else max(2 * n - 2, 1)
+                inside = (read - first) % period
+                inside = first + np.minimum(inside, (2 * n - 1 if mode == "reflect" else period) - inside) * (n > 1)
+            padded = padded.take(inside - start[d], axis=d)
+            if mode == "constant":
+                beyond = (slice(None),) * d + ((read < first) | (read >= end),)
+                padded[beyond] = cval if np.iscomplexobj(src) else complex(cval).real
+        level = np.empty([len(cells) for cells in wanted], dst.dtype)
+        correlate(padded, level, taps - low, weights)
+        start = np.array([cells[0] for cells in wanted])
+    dst[...] = level

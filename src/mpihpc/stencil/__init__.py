@@ -15,17 +15,20 @@ from mpihpc.array import DistArray, require_cast
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.device import thread_count
 from mpihpc.core.failure import agree
-from mpihpc.core.halo import Halo, boundary_modes
+from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
+from mpihpc.stencil.fusing import choose_fuse, deep_width
 from mpihpc.stencil.named import named_kernel
 from mpihpc.stencil.taps import Taps, working_dtype
+
+MOST_FUSED = 64
 
 __all__ = ["Evolution", "Stencil", "Taps", "evolve", "named_kernel"]
 
 
 class Stencil:
-    """The plan of one pass of a stencil over arrays of one decomposition and dtype. Making it is collective.
+    """The plan of some steps of a stencil after one exchange. Making it is collective.
 
     Parameters
     ----------
@@ -41,11 +44,18 @@ class Stencil:
         What lies beyond the array: see `evolve`.
     threads : int, optional
         Threads of this rank. Default: OMP_NUM_THREADS, else the cores it may call its own.
+    fuse : int, optional
+        Steps after one exchange, in one pass over memory: 1 to 64. Default: as many as a model of this machine finds
+        best; it measures the machine once, and keeps what it finds in the user's cache folder.
 
     Attributes
     ----------
     halo : Halo
         The exchange. ``halo.width`` is the depth that padded arrays must have.
+    threads : int
+        Threads of this rank.
+    fusing : Fusing
+        ``fusing.steps``: the most steps after one exchange. ``fusing.seconds``: what the model expects of one step.
     """
 
     def __init__(
@@ -58,31 +68,52 @@ class Stencil:
         mode: str | Sequence[str] = "reflect",
         cval: Any = 0.0,
         threads: int | None = None,
+        fuse: int | None = None,
     ) -> None:
         topology = Topology.of(comm)
         dtype = np.dtype(dtype)
         with agree(topology.private):
             check_axes(decomposition.ndim)
-            boundary_modes(mode, decomposition.ndim)
+            modes = boundary_modes(mode, decomposition.ndim)
             if dtype != working_dtype(dtype, taps):
                 raise TypeError(f"stencils compute in {working_dtype(dtype, taps)}, not in {dtype}")
             if not isinstance(cval, Complex) or (cval.imag and dtype.kind != "c"):
                 raise TypeError(f"cval {cval!r} is not one number of dtype {dtype}")
-            cval = np.array(complex(cval) if dtype.kind == "c" else float(cval.real), dtype)[()]
             if decomposition.size != topology.size:
                 raise ValueError(
                     f"grid {grid_text(decomposition.dims)} needs {ranks_text(decomposition.size)}, "
                     f"the job has {topology.size}"
                 )
+            if fuse is not None and not 1 <= index(fuse) <= MOST_FUSED:
+                raise ValueError(f"fuse {fuse} is not from 1 to {MOST_FUSED}")
             self.threads = thread_count(topology.cores, threads)
         self.dtype = dtype
-        self.halo = Halo(decomposition, topology, taps.width, dtype, mode, cval, corners=not taps.star)
-        # The kernels count offsets from the first cell of the padded block.
-        self._offsets = taps.offsets + np.array([before for before, _ in self.halo.width], np.int64)
+        width = symmetric_width(taps.width, modes)
+        most_threads = topology.private.allreduce(self.threads, op=MPI.MAX)
+        self.fusing = choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse)
+        steps = self.fusing.steps
+        self.halo = Halo(
+            decomposition,
+            topology,
+            deep_width(decomposition, width, modes, steps),
+            dtype,
+            modes,
+            corners=not taps.star or steps > 1,
+            beyond=False,
+        )
+        box = decomposition.box(topology.rank)
+        start = box.grow(self.halo.width).start
+        self._geometry = (
+            [(a - s, b - s) for a, b, s in zip(*box, start, strict=True)],
+            [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)],
+            modes,
+            complex(cval),
+        )
+        self._offsets = taps.offsets
         self._weights = taps.weights.astype(dtype if taps.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype)
 
-    def apply(self, padded: NDArray[Any], out: NDArray[Any]) -> None:
-        """Exchange the halo of `padded`, and write the stencil's result for the block to `out`. Collective.
+    def apply(self, padded: NDArray[Any], out: NDArray[Any], steps: int = 1) -> None:
+        """Exchange the halo of `padded`, and write the block after some steps to `out`. Collective.
 
         Parameters
         ----------
@@ -90,14 +121,16 @@ class Stencil:
             This rank's block with a halo of ``halo.width``; the halo is overwritten.
         out : numpy.ndarray
             Shape of the block; must not share memory with `padded`.
+        steps : int
+            1 to ``fusing.steps``.
         """
         self.halo.exchange(padded)
         if out.size:
-            cpu.correlate(padded, out, self._offsets, self._weights, self.threads)
+            cpu.advance(padded, out, self._offsets, self._weights, steps, *self._geometry, self.threads)
 
 
 class Evolution:
-    """The plan of many passes, one after the other. Making it is collective.
+    """The plan of many steps, one after the other. Making it is collective.
 
     Parameters are those of `Stencil`. Holds one padded array of its own.
     """
@@ -118,18 +151,21 @@ class Evolution:
         u : DistArray
             The array to advance.
         steps : int
-            Number of passes.
+            Number of steps.
         callback : callable, optional
-            Called on every rank after each step with the number of steps done.
+            Called on every rank after each pass over memory with the number of steps done.
         """
         wanted = (self._other.decomposition, self.stencil.dtype, self.stencil.halo.width)
         if (u.decomposition, u.dtype, u.halo) != wanted:
             raise ValueError(f"the plan is for {wanted}, the array has {(u.decomposition, u.dtype, u.halo)}")
-        for step in range(steps):
-            self.stencil.apply(u.padded, self._other.local)
+        done = 0
+        while done < steps:
+            count = min(self.stencil.fusing.steps, steps - done)
+            self.stencil.apply(u.padded, self._other.local, count)
             u, self._other = self._other, u
+            done += count
             if callback:
-                callback(step + 1)
+                callback(done)
         return u
 
 
@@ -143,11 +179,12 @@ def evolve(
     origin: int | Sequence[int] = 0,
     dtype: DTypeLike | None = None,
     threads: int | None = None,
+    fuse: int | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> DistArray:
     """Apply a stencil many times: ``u[i] <- sum_k kernel[k] * u[i + k - kernel.shape // 2 - origin]``. Collective.
 
-    The bits of the result do not depend on the number of ranks, the grid or the threads.
+    The bits of the result do not depend on the number of ranks, the grid, the threads or the steps that are fused.
 
     Parameters
     ----------
@@ -171,8 +208,11 @@ def evolve(
         float64. float32 is summed in float32: the error per step is at most 1e-6 * sum|kernel| * max|u|.
     threads : int, optional
         Threads of this rank. Default: OMP_NUM_THREADS, else the cores it may call its own.
+    fuse : int, optional
+        Steps after one exchange, in one pass over memory: 1 to 64. Default: as many as a model of this machine finds
+        best, but 1 with a `callback`.
     callback : callable, optional
-        Called on every rank after each step with the number of steps done.
+        Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done.
 
     Returns
     -------
@@ -196,7 +236,8 @@ def evolve(
         if dtype is not None and work != dtype:
             raise TypeError(f"stencils compute in {work}, not in {np.dtype(dtype)}")
         require_cast(u.dtype, work)
-    plan = Evolution(u.decomposition, taps, work, comm=u.comm, mode=mode, cval=cval, threads=threads)
+    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
+    plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
 
 

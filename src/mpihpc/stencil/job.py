@@ -44,6 +44,7 @@ class Result:
     ranks: int
     grid: str
     threads: int
+    fuse: int
     device: str
     seconds: float
     seconds_io: float
@@ -69,6 +70,7 @@ class Problem:
     modes: tuple[str, ...]
     steps: int
     device: str
+    fuse: int | None
 
 
 def run(comm: MPI.Intracomm, config: Config) -> Result:
@@ -95,8 +97,9 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     begin = time.perf_counter()
     problem = look(comm, config)
     cut, dtype, steps = problem.cut, problem.dtype, problem.steps
-    plan = Evolution(cut, problem.taps, dtype, comm=comm, mode=problem.modes, cval=config.cval, threads=config.threads)
-    threads, width = plan.stencil.threads, plan.stencil.halo.width
+    options = {"comm": comm, "mode": problem.modes, "cval": config.cval, "threads": config.threads}
+    plan = Evolution(cut, problem.taps, dtype, fuse=problem.fuse, **options)
+    threads, width, fuse = plan.stencil.threads, plan.stencil.halo.width, plan.stencil.fusing.steps
     if shown:
         print(_header(config, problem, plan), flush=True)
     if problem.reader is not None:
@@ -164,6 +167,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         ranks=cut.size,
         grid=grid_text(cut.dims),
         threads=threads,
+        fuse=fuse,
         device=problem.device,
         seconds=seconds,
         seconds_io=comm.allreduce(seconds_io, op=MPI.MAX),
@@ -182,7 +186,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
 
 
 def _told(tell: Callable[[int], None], before: int, step: int) -> None:
-    """After each step: tell the user, and the watchdog."""
+    """After each pass: tell the user, and the watchdog."""
     phase(f"after step {before + step}")
     tell(before + step)
 
@@ -199,6 +203,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         if config.input is not None and config.shape is not None:
             raise ValueError("--input and --shape exclude each other: give one of them")
         steps = (100 if config.kernel.partition(":")[0] == "heat" else 1) if config.steps is None else config.steps
+        fuse = None if config.fuse == "auto" else _whole_number(config.fuse)
         if steps < 0:
             raise ValueError(f"steps {steps} is negative: use 0 or more")
         if config.every is not None and config.every < 1:
@@ -241,7 +246,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             periodic=[m == "wrap" for m in modes],
             dims=config.grid,
         )
-    return Problem(reader, dataset, units, cut, work, kernel, taps, modes, steps, device)
+    return Problem(reader, dataset, units, cut, work, kernel, taps, modes, steps, device, fuse)
 
 
 def _kernel(
@@ -273,6 +278,12 @@ def _kernel(
     return np.asarray(comm.bcast(weights, root=0))
 
 
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"fuse {text!r} is neither a number of steps nor auto")
+    return int(text)
+
+
 def _hot_block(cut: Decomposition, dtype: np.dtype, comm: MPI.Intracomm, halo: Any) -> DistArray:
     """Ones in the middle half of each axis, zeros around."""
     u = DistArray(cut, dtype, comm=comm, halo=halo)
@@ -284,15 +295,16 @@ def _hot_block(cut: Decomposition, dtype: np.dtype, comm: MPI.Intracomm, halo: A
 
 def _header(config: Config, problem: Problem, plan: Evolution) -> str:
     """What is going to be done, for a reader."""
-    halo, threads = plan.stencil.halo, plan.stencil.threads
+    halo, threads, fusing = plan.stencil.halo, plan.stencil.threads, plan.stencil.fusing
     return (
         f"mpihpc {mpihpc.__version__} stencil: {grid_text(problem.cut.shape)} {problem.dtype} from "
         f"{config.input or 'a hot block in the middle'}, {problem.steps} x {config.kernel} "
         f"({len(problem.taps.weights)} taps), mode {config.mode}\n"
         f"{ranks_text(problem.cut.size)} as {grid_text(problem.cut.dims)}, {threads} thread"
         f"{'s' if threads > 1 else ''} each, on {problem.device}, halo "
-        f"{', '.join(f'{a}+{b}' for a, b in halo.width)}; rank 0 sends {halo.bytes:,} bytes in {halo.messages} "
-        "messages per step"
+        f"{', '.join(f'{a}+{b}' for a, b in halo.width)}\n"
+        f"{fusing.steps} step{'s' if fusing.steps > 1 else ''} per exchange, in which rank 0 sends {halo.bytes:,} "
+        f"bytes in {halo.messages} messages; predicted: {problem.steps * fusing.seconds:.2g} s"
     )
 
 

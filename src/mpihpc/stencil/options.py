@@ -53,6 +53,7 @@ class Config:
     threads: int | None = option(
         None, "per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
     )
+    fuse: str = option("auto", "steps per exchange and pass over memory (default: auto, by a model)", metavar="K|auto")
     device: str = option("auto", "default: auto", metavar="auto|cpu|gpu")
     output: str | None = option(None, "the result (default dataset: data)", metavar="FILE.h5[:DATASET]")
     every: int | None = option(None, "write each Nth step, along a first axis t of the dataset", type=int, metavar="N")
