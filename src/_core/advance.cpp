@@ -337,6 +337,8 @@ private:
 double choose_tile(const int64_t shape[MAX_AXES], const int64_t before[MAX_AXES], const int64_t after[MAX_AXES], int steps,
                    int64_t scalar, int threads, int64_t tile[MAX_AXES]) {
     const int64_t slots = (shape[0] > 1 ? JAM : 1) + before[0] + after[0];
+    // What a thread may have of the last cache: other ranks share it, and how many cores do is not known.
+    const double share = std::max(4.0 * double(cache_bytes(2)), double(cache_bytes(3)) / 2 / std::max(threads, cores()));
     double best = 0;
     const auto smaller = [&](int d, int64_t n) {  // the next tile to try, 0: none
         const int64_t least = d == 3 ? 1024 / scalar : 4 * (before[d] + after[d]) + 4;
@@ -356,7 +358,7 @@ double choose_tile(const int64_t shape[MAX_AXES], const int64_t before[MAX_AXES]
                     cells *= double(own[d]) + (own[d] < shape[d] ? reach * (steps - 1) : 0) + reach;
                 }
                 const double bytes = cells * double(slots * steps * scalar);
-                cost *= bytes <= double(cache_bytes(2)) ? 1 : bytes <= double(cache_bytes(3)) / 2 / threads ? 1.05 : 1.7;
+                cost *= bytes <= double(cache_bytes(2)) ? 1 : bytes <= share ? 1.05 : 1.7;
                 if (x < shape[3]) cost *= 1.01;  // long rows suit the prefetchers
                 if (best == 0 || cost < best) {
                     best = cost;

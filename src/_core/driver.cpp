@@ -51,6 +51,11 @@ int64_t cache_bytes(int level) {
     return known[1] > 0 ? std::min<int64_t>(known[1], int64_t(32) << 20) : int64_t(16) << 20;
 }
 
+int cores() {
+    static const int found = int(std::max<long>(1, sysconf(_SC_NPROCESSORS_ONLN)));
+    return found;
+}
+
 template <class T>
 void copy(const Region<T> &region, int threads) {
     const int64_t *n = region.shape, count = n[0] * n[1] * n[2];

@@ -21,6 +21,9 @@ const Rows<double> &rows<double>();
 // Bytes of a cache (2 or 3) that a core may take for its own.
 std::int64_t cache_bytes(int level);
 
+// Cores of the machine.
+int cores();
+
 // Two arrays, always with four axes (leading ones of length 1). Shape and strides in scalars; the last axis of both is
 // contiguous.
 template <class T>
