@@ -22,6 +22,8 @@ _SINGLE_NODE = {  # Open MPI 4 reads the OMPI_ names, 5 the PRTE_ ones too; othe
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",  # rank 0 works with threads on all cores while the others sleep
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
 
 

@@ -1,10 +1,11 @@
-"""One pass of a stencil, beside a plain copy and beside SciPy: ``python -m benchmarks.stencil``.
+"""Steps of stencils, beside a plain copy and beside other libraries: ``python -m benchmarks.stencil``.
 
-A pass reads and writes every cell once, as a copy does. So both count ``2 x cells x itemsize`` bytes, and the
-copy says what the machine can do. The copy loop is one of ordinary loads and stores in the same extension,
-`numpy.copyto` is the C library's; every rank copies its own block, all at once. SciPy works on the whole
-array, on rank 0 alone, while the others sleep. They take turns, so that a busy machine disturbs all alike,
-and the medians are shown.
+A step reads and writes every cell once, as a copy does. So both count ``2 x cells x itemsize`` bytes, and the copy says
+what the machine can do in one pass over memory; fused steps make less than one pass each. The copy loop is one of
+ordinary loads and stores in the same extension; every rank copies its own block, all at once. Other libraries
+(`benchmarks.peers`; ``make bench`` installs them) work on the whole array on rank 0, with as many threads as there are
+ranks, while the others sleep; so does one rank of mpihpc with threads. They take turns, so that a busy machine disturbs
+all alike, and the medians are shown.
 """
 
 from benchmarks import launch, machine, on_all, on_first
@@ -19,24 +20,27 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import scipy
 from mpi4py import MPI
-from scipy import ndimage
 
+import mpihpc
+from benchmarks import peers
 from mpihpc import DistArray, _core
-from mpihpc.core.decomposition import Decomposition, grid_text
+from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.failure import VerificationError, agree
 from mpihpc.io.writing import versions
 from mpihpc.programs import execute
-from mpihpc.stencil import Stencil, Taps, named_kernel
+from mpihpc.stencil import Evolution, Stencil, Taps, evolve, named_kernel, padded_copy
 
 RESULTS = Path(__file__).with_name("results")
-EVERY = 5  # SciPy takes long: it takes part in every fifth round
-LIMIT = {"float32": 1e-6, "float64": 1e-12}  # relative difference from SciPy
+STEPS = 24  # in each turn of what fuses steps, and of the faster peers
+FEW = {"NumPy slices": 2, "SciPy": 1, "OpenCV": 4, "JAX": 4}  # these take long: fewer steps, in every fifth round
+EVERY = 5
+LIMIT = {"float32": 1e-5, "float64": 1e-12}  # difference from the peers after STEPS steps, relative
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,19 @@ class Case:
     kernel: str = "heat"
 
 
-CASES = (Case(), Case((256, 256, 256)), Case((256, 256, 256), "float32", "mean:3"))
+CUBE = (256, 256, 256)
+CASES = (
+    Case(),
+    Case(kernel="mean:3"),
+    Case(CUBE),
+    Case(CUBE, "float32", "heat8"),
+    Case(CUBE, "float32", "mean:3"),
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to measure; a case of one's own replaces the three."""
+    """What to measure; a case of one's own replaces all."""
 
     cases: tuple[Case, ...] = CASES
     rounds: int = 25
@@ -63,20 +74,20 @@ class Config:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured. Seconds are medians over the rounds, of the slowest rank in each."""
+    """What was measured. Seconds are of one step: medians over the rounds, of the slowest rank in each."""
 
     case: Case
     taps: int
     grid: str
-    threads: int
+    threads: int  # of each rank; those that work alone have as many as there are ranks
+    fuse: dict[str, int]  # steps at once
     seconds: dict[str, float]
     seconds_least: dict[str, float]  # far below the median: the machine was busy
     GB_per_s: dict[str, float]
-    pass_to_copy: float
-    pass_to_scipy: float
-    bytes_sent: list[int]  # by each rank, in one exchange
+    to_copy: dict[str, float]  # how many times faster than the copy loop
+    bytes_sent: list[int]  # by each rank, in one exchange of fused steps
     messages_sent: list[int]
-    difference: float  # from SciPy, relative
+    differences: dict[str, float]  # of the peers, after STEPS steps, relative
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:
@@ -85,7 +96,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
     add = parser.add_argument
     add("--shape", type=int, nargs="+", metavar="N", help="default: 4096 4096")
     add("--dtype", choices=tuple(LIMIT), help="default: float64")
-    add("--kernel", metavar="NAME", help="a name that python -m mpihpc.stencil knows (default: heat)")
+    add("--kernel", metavar="NAME", help="a name that python -m mpihpc.stencil knows, or heat8 (default: heat)")
     add("--rounds", type=int, default=Config.rounds, metavar="N", help=f"default: {Config.rounds}")
     add("--json", action="store_true", help="one line of JSON instead of tables")
     add("--save", action="store_true", help=f"write {RESULTS.name}/stencil-DATE.json beside this program")
@@ -102,7 +113,7 @@ def run(comm: MPI.Intracomm, config: Config) -> list[Result]:
     report = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z",
         "machine": machine() | {"instruction_set": _core.isa()},
-        "versions": versions() | {"scipy": scipy.__version__, "python": platform.python_version()},
+        "versions": versions() | peers.versions() | {"python": platform.python_version()},
         "ranks": comm.size,
         "rounds": config.rounds,
     }
@@ -121,68 +132,118 @@ def run(comm: MPI.Intracomm, config: Config) -> list[Result]:
     return results
 
 
+def weights(name: str, ndim: int) -> np.ndarray:
+    """A kernel by its name; heat8: a step of the heat equation with a Laplacian of order 8 (13 or 25 points)."""
+    if name != "heat8":
+        return named_kernel(name, ndim)
+    kernel = 0.05 * named_kernel("laplace:8", ndim)
+    kernel[(4,) * ndim] += 1
+    return kernel
+
+
 def measure(comm: MPI.Intracomm, case: Case, rounds: int) -> Result:
-    """Time one pass and what it is compared with. Collective."""
+    """Time steps and what they are compared with. Collective."""
     with agree(comm):
-        kernel = named_kernel(case.kernel, len(case.shape))
+        kernel = weights(case.kernel, len(case.shape))
         taps = Taps.from_kernel(kernel, len(case.shape))
         cut = Decomposition.balanced(case.shape, comm.size, halo=taps.width)
-    plan = Stencil(cut, taps, case.dtype, comm=comm, fuse=1)
-    u, v = (DistArray(cut, case.dtype, comm=comm, halo=plan.halo.width) for _ in range(2))
-    u.padded[...] = np.random.default_rng(comm.rank).random(u.padded.shape, case.dtype)
-    v.padded.fill(0)
+    everywhere: dict[str, tuple[int, Callable[[], object]]] = {}  # what all ranks do together; steps in a turn
+    alone: dict[str, tuple[int, Callable[[], object]]] = {}  # what rank 0 does
+    fuse = {"one step": 1}
+
+    single = Stencil(cut, taps, case.dtype, comm=comm, fuse=1)
+    u, v = (DistArray(cut, case.dtype, comm=comm, halo=single.halo.width) for _ in range(2))
+    u.padded[...] = v.padded[...] = 0
+    u.local[...] = np.random.default_rng(comm.rank).random(u.local.shape, case.dtype)
     whole = u.gather()
-    expected = None if whole is None else np.zeros_like(whole)
+    everywhere["copy loop"] = 1, lambda: _core.copy(u.local, v.local, single.threads)
+    everywhere["one step"] = 1, lambda: single.apply(u.padded, v.local)
+    plan = Evolution(cut, taps, case.dtype, comm=comm)
+    label = f"fused, {ranks_text(comm.size)}"
+    state, fuse[label] = padded_copy(u, u.dtype, plan.stencil.halo.width), plan.stencil.fusing.steps
+    everywhere[label] = STEPS, partial(_go_on, plan, [state])
 
-    everywhere: dict[str, Callable[[], object]] = {
-        "copy loop": lambda: _core.copy(u.local, v.local, plan.threads),
-        "numpy.copyto": lambda: np.copyto(v.local, u.local),
-        "pass": lambda: plan.apply(u.padded, v.local),
-    }
-    times: dict[str, list[float]] = {name: [] for name in (*everywhere, "SciPy")}
+    def prepare() -> None:
+        cut_alone = Decomposition.balanced(case.shape, 1)
+        plan = Evolution(cut_alone, taps, case.dtype, comm=MPI.COMM_SELF, threads=comm.size)
+        state = DistArray(cut_alone, case.dtype, comm=MPI.COMM_SELF, halo=plan.stencil.halo.width)
+        state.local[...] = whole
+        label = f"fused, {comm.size} threads"
+        alone[label], fuse[label] = (STEPS, partial(_go_on, plan, [state])), plan.stencil.fusing.steps
+        inner = tuple(slice(STEPS * (n // 2), -STEPS * (n // 2)) for n in kernel.shape)
+        wanted = evolve(mpihpc.asarray(whole, comm=MPI.COMM_SELF), kernel, STEPS, "constant").local[inner]
+        for name, advance in peers.make(whole, kernel.astype(case.dtype), comm.size).items():
+            difference = float(np.abs(advance(STEPS)[inner] - wanted).max() / np.abs(wanted).max())
+            if not difference <= LIMIT[case.dtype]:  # a rate of wrong numbers is worth nothing
+                raise VerificationError(f"{name} differs by {difference:.2g} after {STEPS} steps")
+            differences[name] = difference
+            steps = FEW.get(name, STEPS)
+            alone[name] = steps, partial(advance, steps)
+
+    differences: dict[str, float] = {}
+    failure: list[Exception] = []
+
+    def prepared() -> None:
+        try:
+            prepare()
+        except Exception as error:
+            failure.append(error)
+
+    on_first(comm, prepared)
+    with agree(comm, root=0):
+        if failure:
+            raise failure[0]
+    names = [*everywhere, *comm.bcast(list(alone))]
+    times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-1, rounds):
-        kept = times if turn >= 0 else {name: [] for name in times}  # the first round warms up
-        for name, work in everywhere.items():
-            kept[name].append(on_all(comm, work))
-        if turn <= 0 or turn % EVERY == 0:
-            kept["SciPy"].append(on_first(comm, lambda: ndimage.correlate(whole, kernel, expected)))
+        for name in names:
+            if name in FEW and turn > 0 and turn % EVERY:
+                continue
+            if name in everywhere:
+                steps, work = everywhere[name]
+                taken = on_all(comm, work) / steps
+            else:
+                steps, work = alone.get(name, (1, int))  # other ranks sleep
+                taken = comm.bcast(on_first(comm, work) / steps)
+            if turn >= 0:  # the first round warms up
+                times[name].append(taken)
     seconds = {name: median(values) for name, values in times.items()}
-
-    result, difference = v.gather(), 0.0
-    with agree(comm, root=0):  # a rate of wrong numbers is worth nothing
-        if result is not None:
-            difference = float(np.abs(result - expected).max() / np.abs(kernel).sum())  # the input is below 1
-            if not difference <= LIMIT[case.dtype]:
-                raise VerificationError(f"a pass differs from SciPy by {difference:.2g}, relative")
     return Result(
         case=case,
         taps=len(taps.weights),
         grid=grid_text(cut.dims),
-        threads=plan.threads,
+        threads=single.threads,
+        fuse=comm.bcast(fuse),
         seconds=seconds,
         seconds_least={name: min(values) for name, values in times.items()},
         GB_per_s={name: 2e-9 * u.nbytes / s for name, s in seconds.items()},
-        pass_to_copy=seconds["copy loop"] / seconds["pass"],
-        pass_to_scipy=seconds["SciPy"] / seconds["pass"],
-        bytes_sent=comm.allgather(plan.halo.bytes),
-        messages_sent=comm.allgather(plan.halo.messages),
-        difference=comm.bcast(difference),
+        to_copy={name: seconds["copy loop"] / s for name, s in seconds.items()},
+        bytes_sent=comm.allgather(plan.stencil.halo.bytes),
+        messages_sent=comm.allgather(plan.stencil.halo.messages),
+        differences=comm.bcast(differences),
     )
+
+
+def _go_on(plan: Evolution, state: list[DistArray]) -> None:
+    """Some steps more."""
+    state[0] = plan.run(state[0], STEPS)
 
 
 def table(result: Result) -> str:
     """A result for a reader."""
-    case, names = result.case, {"pass": "pass with halo exchange", "SciPy": "scipy.ndimage.correlate, 1 core"}
+    case, slowest = result.case, max(result.seconds.values())
     lines = [
         f"\n{grid_text(case.shape)} {case.dtype}, {result.taps} taps ({case.kernel}); ranks {result.grid}, "
         f"threads per rank {result.threads}",
-        f"{'':32}{'seconds':>10}{'GB/s':>8}{'x copy':>8}{'x SciPy':>9}",
+        f"{'':24}{'seconds':>10}{'GB/s':>8}{'x copy':>8}{'x slowest':>11}",
     ]
     for name, s in result.seconds.items():
-        ratios = f"{result.seconds['copy loop'] / s:8.2f}{result.seconds['SciPy'] / s:9.1f}"
-        lines.append(f"{names.get(name, name):32}{s:10.5f}{result.GB_per_s[name]:8.2f}{ratios}")
+        many = f" ({result.fuse[name]} at once)" if name in result.fuse and name != "one step" else ""
+        lines.append(
+            f"{name:24}{s:10.5f}{result.GB_per_s[name]:8.2f}{result.to_copy[name]:8.2f}{slowest / s:11.1f}{many}"
+        )
     sent = f"{max(result.bytes_sent):,} bytes in {max(result.messages_sent)} message(s)"
-    return "\n".join([*lines, f"each pass, a rank sends at most {sent}"])
+    return "\n".join([*lines, f"in each exchange of fused steps, a rank sends at most {sent}"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

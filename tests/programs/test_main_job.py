@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import pty
 import re
@@ -28,6 +29,7 @@ FIELDS = {
     "ranks": int,
     "grid": str,
     "threads": int,
+    "fuse": int,
     "device": str,
     "seconds": float,
     "seconds_io": float,
@@ -102,8 +104,9 @@ def test_main_job(launch, tmp_path, elevation):
     assert result["gcells_per_s"] == pytest.approx(rate)
     assert result["t_eff_GBps"] == pytest.approx(2 * 8 * rate)
     # A rank sends each neighbour at least its side of the face, at most the whole padded face.
-    assert 50 * 3 <= result["messages_per_rank_max"] <= 50 * 8
-    assert 50 * 8 * 8 * 50 < result["bytes_sent_per_rank_max"] < 50 * 8 * 8 * 2 * (344 + 403)
+    exchanges, depth = math.ceil(50 / result["fuse"]), 8 * result["fuse"]
+    assert exchanges * 3 <= result["messages_per_rank_max"] <= exchanges * 8
+    assert 50 * 8 * 8 * 50 < result["bytes_sent_per_rank_max"] < exchanges * depth * 8 * 2 * (344 + 403 + 4 * depth)
     assert re.fullmatch("[0-9a-f]{16}", result["checksum"])
     assert 0 <= result["verify_error"] <= 1e-12
 
@@ -128,6 +131,8 @@ def test_grid_and_threads_do_not_show_in_the_result(launch, small):
     results = [finished(launch(4, *command, "--grid", grid)) for grid in ("4x1", "1x4", "2x2")]
     assert [r["grid"] for r in results] == ["4x1", "1x4", "2x2"]
     results += [finished(launch(1, *command, "--threads", threads)) for threads in (1, 3)]
+    results += [finished(launch(3, *command, "--fuse", fuse)) for fuse in (1, 4, 64)]
+    assert [r["fuse"] for r in results[-3:]] == [1, 4, 64]
     assert [r["threads"] for r in results[3:]] == [1, 3]
     assert len({r["checksum"] for r in results}) == 1
 

@@ -70,7 +70,6 @@ class Problem:
     modes: tuple[str, ...]
     steps: int
     device: str
-    fuse: int | None
 
 
 def run(comm: MPI.Intracomm, config: Config) -> Result:
@@ -98,7 +97,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     problem = look(comm, config)
     cut, dtype, steps = problem.cut, problem.dtype, problem.steps
     options = {"comm": comm, "mode": problem.modes, "cval": config.cval, "threads": config.threads}
-    plan = Evolution(cut, problem.taps, dtype, fuse=problem.fuse, **options)
+    plan = Evolution(cut, problem.taps, dtype, fuse=config.fuse, **options)
     threads, width, fuse = plan.stencil.threads, plan.stencil.halo.width, plan.stencil.fusing.steps
     if shown:
         print(_header(config, problem, plan), flush=True)
@@ -203,7 +202,6 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         if config.input is not None and config.shape is not None:
             raise ValueError("--input and --shape exclude each other: give one of them")
         steps = (100 if config.kernel.partition(":")[0] == "heat" else 1) if config.steps is None else config.steps
-        fuse = None if config.fuse == "auto" else _whole_number(config.fuse)
         if steps < 0:
             raise ValueError(f"steps {steps} is negative: use 0 or more")
         if config.every is not None and config.every < 1:
@@ -246,7 +244,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             periodic=[m == "wrap" for m in modes],
             dims=config.grid,
         )
-    return Problem(reader, dataset, units, cut, work, kernel, taps, modes, steps, device, fuse)
+    return Problem(reader, dataset, units, cut, work, kernel, taps, modes, steps, device)
 
 
 def _kernel(
@@ -276,12 +274,6 @@ def _kernel(
             else:
                 weights = named_kernel(text, ndim)
     return np.asarray(comm.bcast(weights, root=0))
-
-
-def _whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"fuse {text!r} is neither a number of steps nor auto")
-    return int(text)
 
 
 def _hot_block(cut: Decomposition, dtype: np.dtype, comm: MPI.Intracomm, halo: Any) -> DistArray:

@@ -23,6 +23,10 @@ def _grid(text: str) -> tuple[int, ...]:
     return tuple(int(p) for p in text.lower().split("x"))
 
 
+def _fuse(text: str) -> int | None:
+    return None if text == "auto" else int(text)
+
+
 def _number(text: str) -> complex:
     return complex(text) if "j" in text else float(text)
 
@@ -53,7 +57,9 @@ class Config:
     threads: int | None = option(
         None, "per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
     )
-    fuse: str = option("auto", "steps per exchange and pass over memory (default: auto, by a model)", metavar="K|auto")
+    fuse: int | None = option(
+        None, "steps per exchange and pass over memory (default: auto, by a model)", type=_fuse, metavar="8|auto"
+    )
     device: str = option("auto", "default: auto", metavar="auto|cpu|gpu")
     output: str | None = option(None, "the result (default dataset: data)", metavar="FILE.h5[:DATASET]")
     every: int | None = option(None, "write each Nth step, along a first axis t of the dataset", type=int, metavar="N")
