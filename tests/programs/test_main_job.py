@@ -131,9 +131,9 @@ def test_grid_and_threads_do_not_show_in_the_result(launch, small):
     results = [finished(launch(4, *command, "--grid", grid)) for grid in ("4x1", "1x4", "2x2")]
     assert [r["grid"] for r in results] == ["4x1", "1x4", "2x2"]
     results += [finished(launch(1, *command, "--threads", threads)) for threads in (1, 3)]
-    results += [finished(launch(3, *command, "--fuse", fuse)) for fuse in (1, 4, 64)]
-    assert [r["fuse"] for r in results[-3:]] == [1, 4, 64]
     assert [r["threads"] for r in results[3:]] == [1, 3]
+    results += [finished(launch(3, *command, "--fuse", fuse)) for fuse in (1, 4, 64)]
+    assert [r["fuse"] for r in results[5:]] == [1, 4, 64]
     assert len({r["checksum"] for r in results}) == 1
 
 

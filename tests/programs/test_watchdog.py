@@ -231,7 +231,7 @@ import runpy, sys, time, os
 from mpi4py import MPI
 from mpihpc.core.watchdog import phase, watchdog
 from mpihpc.kernels import cpu
-calls, real, comm = 0, cpu.correlate, MPI.COMM_WORLD
+calls, real, comm = 0, cpu.advance, MPI.COMM_WORLD
 def sleeper(*args):
     global calls
     calls += 1
@@ -241,10 +241,10 @@ def sleeper(*args):
         os.write(1, f"stuck {time.monotonic()} {pids};".encode())
     while calls == 3 and comm.rank == 1:
         pass
-cpu.correlate = sleeper
+cpu.advance = sleeper
 pids = comm.allgather(os.getpid())
 limit = float(sys.argv[2])
-sys.argv[:] = ["mpihpc.stencil", "--shape", "64", "64", "--quiet", "--steps", "9", "--output", "out.h5"]
+sys.argv[:] = ["mpihpc.stencil", "--shape", "64", "64", "--quiet", "--fuse", "1", "--steps", "9", "--output", "out.h5"]
 with watchdog(comm, limit):
     runpy.run_module("mpihpc.stencil", run_name="__main__", alter_sys=True)
 """
