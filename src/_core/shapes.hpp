@@ -53,6 +53,42 @@ MPIHPC_INLINE void add_taps(V (&acc)[S::ROWS][BLOCK], const V (&v)[BLOCK], const
     if constexpr (J + 1 < S::ROWS) add_taps<S, T, V, ZZ, DY, DX, J + 1, BLOCK>(acc, v, w);
 }
 
+// Vectors as they lie at `at` + DX, from those at `at` and beside it: by shifts between registers, for a load that is
+// not aligned to its 64 bytes takes two.
+#if defined(__x86_64__) && defined(__AVX512F__)
+template <int DX, class V>
+MPIHPC_INLINE V shifted(V left, V right) {
+    if constexpr (DX == 0) return right;
+    constexpr int LANES = 64 / int(sizeof(left[0])), BY = DX < 0 ? LANES + DX : DX;
+    if constexpr (sizeof(left[0]) == 4) return (V)_mm512_alignr_epi32((__m512i)right, (__m512i)left, BY);
+    else return (V)_mm512_alignr_epi64((__m512i)right, (__m512i)left, BY);
+}
+
+template <class V, class T>
+MPIHPC_INLINE V load_lanes(const T *p, unsigned lanes) {  // the others are not touched
+    if constexpr (sizeof(T) == 4) return (V)_mm512_maskz_loadu_ps(__mmask16(lanes), p);
+    else return (V)_mm512_maskz_loadu_pd(__mmask8(lanes), p);
+}
+
+template <class S, class T, class V, int ZZ, int DY, int DX, int BLOCK>
+MPIHPC_INLINE void add_shifted(V (&acc)[S::ROWS][BLOCK], const V (&all)[BLOCK + 2], const T *w) {
+    if constexpr (S::TAPS > 12) {
+        asm volatile("" : "+r"(w));
+#pragma GCC unroll 8
+        for (int j = 0; j < S::ROWS; ++j)
+#pragma GCC unroll 8
+            for (int b = 0; b < BLOCK; ++b)
+                if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
+    }
+    V v[BLOCK];
+#pragma GCC unroll 8
+    for (int b = 0; b < BLOCK; ++b)
+        v[b] = DX < 0 ? shifted<DX>(all[b], all[b + 1]) : shifted<DX>(DX ? all[b + 1] : all[b], DX ? all[b + 2] : all[b + 1]);
+    add_taps<S, T, V, ZZ, DY, DX, 0, BLOCK>(acc, v, w);
+    if constexpr (DX < S::reach(ZZ, DY)) add_shifted<S, T, V, ZZ, DY, DX + 1, BLOCK>(acc, all, w);
+}
+#endif
+
 template <class S, class T, class V, int ZZ, int DY, int DX, int BLOCK>
 MPIHPC_INLINE void add_columns(V (&acc)[S::ROWS][BLOCK], const T *row, const T *w) {
     // With many taps compilers load everything early, then run out of registers and keep it on the stack: let them look
@@ -75,7 +111,20 @@ MPIHPC_INLINE void add_columns(V (&acc)[S::ROWS][BLOCK], const T *row, const T *
 // The rows of the source one after the other, from row DY of plane ZZ on; x points to them in this order.
 template <class S, class T, class V, int ZZ, int DY, int BLOCK>
 MPIHPC_INLINE void add_rows(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
-    add_columns<S, T, V, ZZ, DY, -S::reach(ZZ, DY), BLOCK>(acc, *x + i, w);
+    constexpr int REACH = S::reach(ZZ, DY);
+#if defined(__x86_64__) && defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64 && REACH > 1) {
+        constexpr int LANES = int(sizeof(V) / sizeof(T));
+        const T *row = *x + i;
+        V all[BLOCK + 2];
+        all[0] = load_lanes<V>(row - LANES, ((1u << REACH) - 1) << (LANES - REACH));
+#pragma GCC unroll 8
+        for (int b = 0; b < BLOCK; ++b) all[b + 1] = load<V>(row + b * LANES);
+        all[BLOCK + 1] = load_lanes<V>(row + BLOCK * LANES, (1u << REACH) - 1);
+        add_shifted<S, T, V, ZZ, DY, -REACH, BLOCK>(acc, all, w);
+    } else
+#endif
+        add_columns<S, T, V, ZZ, DY, -REACH, BLOCK>(acc, *x + i, w);
     if constexpr (DY < S::rows_reach(ZZ)) add_rows<S, T, V, ZZ, DY + 1, BLOCK>(acc, x + 1, w, i);
     else if constexpr (ZZ < S::Z + S::ROWS - 1) add_rows<S, T, V, ZZ + 1, -S::rows_reach(ZZ + 1), BLOCK>(acc, x + 1, w, i);
 }
