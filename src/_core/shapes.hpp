@@ -113,7 +113,7 @@ template <class S, class T, class V, int ZZ, int DY, int BLOCK>
 MPIHPC_INLINE void add_rows(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
     constexpr int REACH = S::reach(ZZ, DY);
 #if defined(__x86_64__) && defined(__AVX512F__)
-    if constexpr (sizeof(V) == 64 && REACH > 1) {
+    if constexpr (sizeof(V) == 64 && REACH > 0 && (REACH > 1 || S::TAPS <= 12)) {
         constexpr int LANES = int(sizeof(V) / sizeof(T));
         const T *row = *x + i;
         V all[BLOCK + 2];
