@@ -1,8 +1,8 @@
 """A picture of what ``python -m benchmarks.stencil --save`` measured: ``python -m benchmarks.roofline FILE.json``.
 
 Over the arithmetic per byte that one pass must move (2 taps - 1 operations, one read and one write), the operations
-per second. The roof is the plain copy loop's rate: what makes one pass per step stays below it, unless its writes bypass
-the caches; fused steps go through it. One panel per precision.
+per second. The roof is the plain copy loop's rate: what makes one pass per step stays below it, unless its writes
+bypass the caches; fused steps go through it. One panel per precision.
 """
 
 import argparse
