@@ -1,7 +1,9 @@
 """Stencils and filters against SciPy and NumPy on the whole array, and the same bits however it is cut."""
 
 import itertools
+import json
 import math
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpihpc
+from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition, Grown
+from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer, sent
-from mpihpc.stencil import Evolution, Taps, evolve, named_kernel
+from mpihpc.stencil import Evolution, Taps, evolve, fusing, named_kernel
 
 PAD = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
 
@@ -107,6 +111,22 @@ def test_bits_do_not_depend_on_fused_steps(comm, verdict):
                 assert evolve(u, kernel, steps, fuse=fuse, **options).checksum() == single
 
     check()
+
+
+@pytest.mark.parametrize("content", [None, "", "[1, 2]", "[[1, 2]]", '{"%s": [1]}', '{"%s": [1e-11, 2e-10, 1e-11]}'])
+def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypatch, content):
+    """Nothing, or rubbish, in the user's cache folder does no harm; what is measured is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_tmp_path))
+    file, key = shared_tmp_path / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
+    if comm.rank == 0 and content is not None:
+        file.parent.mkdir()
+        file.write_text(content.replace("%s", key))
+    found = fusing._rates(Topology.of(comm), 1)
+    assert len(set(comm.allgather(found))) == 1
+    assert found.bytes_per_s > 1e6 and 0 <= found.seconds_per_cell < 1e-4 and 0 <= found.seconds_per_tap < 1e-4
+    if comm.rank == 0:
+        assert len(json.loads(file.read_text())[key]) == 3
+    assert fusing._rates(Topology.of(comm), 1) == found
 
 
 def test_messages_and_bytes_of_fused_steps(comm):

@@ -117,10 +117,14 @@ def _rates(topology: Topology, threads: int) -> Rates:
     file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
     key = f"{platform.node()} {_core.isa()} {comm.size}x{threads}"
     known: dict[str, list[float]] = {}
+    found: list[float] | None = None
     if comm.rank == 0:
-        with contextlib.suppress(OSError, ValueError):  # a cache that cannot be read is none
-            known = json.loads(file.read_text())
-    found: list[float] | None = comm.bcast(known.get(key))
+        with contextlib.suppress(OSError, ValueError, TypeError):  # a cache that cannot be read is none
+            known = dict(json.loads(file.read_text()))
+            if key in known:
+                copy, cell, tap = map(float, known[key])
+                found = [copy, cell, tap]
+    found = comm.bcast(found)
     if found is None:
         found = [comm.allreduce(x, op=MPI.MAX) for x in _measure(threads)]
         if comm.rank == 0:
