@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import platform
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mpihpc.core.decomposition import Decomposition, Grown
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer, sent
 from mpihpc.stencil import Evolution, Taps, evolve, fusing, named_kernel
+from mpihpc.stencil.fusing import choose_fuse
 
 PAD = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
 
@@ -113,7 +115,9 @@ def test_bits_do_not_depend_on_fused_steps(comm, verdict):
     check()
 
 
-@pytest.mark.parametrize("content", [None, "", "[1, 2]", "[[1, 2]]", '{"%s": [1]}', '{"%s": [1e-11, 2e-10, 1e-11]}'])
+@pytest.mark.parametrize(
+    "content", [None, "", "[1, 2]", "[[1, 2]]", '{"%s": [1]}', '{"%s": [0, 0, 0]}', '{"%s": [1e-11, 2e-10, 1e-11]}']
+)
 def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypatch, content):
     """Nothing, or rubbish, in the user's cache folder does no harm; what is measured is kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(shared_tmp_path))
@@ -127,6 +131,25 @@ def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypat
     if comm.rank == 0:
         assert len(json.loads(file.read_text())[key]) == 3
     assert fusing._rates(Topology.of(comm), 1) == found
+
+
+def test_the_model_fuses_steps_of_large_blocks(comm, shared_tmp_path, monkeypatch):
+    """By rates like those of a real machine: more than one step where memory is what a step waits for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_tmp_path))
+    file, key = shared_tmp_path / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
+    if comm.rank == 0:
+        file.parent.mkdir()
+        file.write_text(json.dumps({key: [3e-11, 1.5e-10, 1.5e-11]}))
+    taps, cut = Taps.from_kernel(named_kernel("heat", 2), 2), Decomposition((2048 * comm.size, 2048), (comm.size, 1))
+    choose = partial(choose_fuse, cut, taps, taps.width, np.dtype(float), ("reflect",) * 2, Topology.of(comm), 1)
+    best, single = choose(), choose(only=1)
+    assert best.steps > 1 and 0 < best.seconds < single.seconds
+    assert single.seconds >= 2048 * 2048 * 16 * 3e-11  # not faster than memory
+    small = choose_fuse(
+        Decomposition((8 * comm.size, 8), (comm.size, 1)), taps, taps.width, np.dtype(float), ("wrap",) * 2,
+        Topology.of(comm), 1,
+    )  # fmt: skip
+    assert small.seconds is None  # nothing is measured, nothing predicted
 
 
 def test_messages_and_bytes_of_fused_steps(comm):

@@ -29,7 +29,7 @@ using std::int64_t;
 constexpr int64_t LINE = 64;
 constexpr int64_t DETOUR = 512;  // scalars of a row
 
-// The index inside an axis from lo to hi that stands for one beyond it; -1 apart from all for a constant.
+// The index inside an axis from lo to hi that stands for one beyond it; not of a constant edge.
 int64_t inside(int64_t i, int64_t lo, int64_t hi, Mode mode) {
     const int64_t n = hi - lo;
     if (mode == Mode::nearest) return std::clamp(i, lo, hi - 1);
@@ -53,7 +53,6 @@ template <class T>
 Jam<T> known_shape(const Problem<T> &p, int axes) {
     const int64_t r = p.before[3];
     if (p.parts != 1 || r < 1 || r > MOST_RADIUS || axes > 3) return nullptr;
-    static constexpr int used[3][3] = {{3, 3, 3}, {0, 3, 3}, {0, 2, 3}};  // axes of 1-, 2-, 3-dimensional shapes
     const int64_t count = int64_t(p.weight.size());
     for (int box = 0; box < 2; ++box) {
         int64_t t = 0;
@@ -64,8 +63,8 @@ Jam<T> known_shape(const Problem<T> &p, int axes) {
                 for (int64_t k = -r; same && k <= r; ++k) {
                     if (!box && (i != 0) + (j != 0) + (k != 0) > 1) continue;
                     int64_t expected[MAX_AXES] = {0, 0, 0, k};
-                    if (axes == 2) expected[used[1][0]] = j;
-                    if (axes == 3) expected[used[2][0]] = i, expected[used[2][1]] = j;
+                    if (axes == 2) expected[0] = j;
+                    if (axes == 3) expected[0] = i, expected[2] = j;
                     same = t < count && std::equal(expected, expected + MAX_AXES, &p.offset[t * MAX_AXES]);
                     ++t;
                 }
@@ -77,8 +76,9 @@ Jam<T> known_shape(const Problem<T> &p, int axes) {
 template <class T>
 class Tile {
 public:
-    Tile(const Problem<T> &p, Jam<T> jam, int64_t radius, int axes, bool stream, const int64_t *lo, const int64_t *hi)
-        : p(p), steps(p.steps), jam(jam), radius(radius), axes(axes), stream(stream), batch(jam ? jammed(axes) : axes == 2 ? JAM : 1) {
+    Tile(const Problem<T> &p, Jam<T> jam, int axes, bool stream, const int64_t *lo, const int64_t *hi)
+        : p(p), steps(p.steps), jam(jam), radius(p.before[3]), axes(axes), stream(stream),
+          batch(jam ? jammed(axes) : axes == 2 ? JAM : 1) {
         for (int l = 0; l <= steps; ++l) {
             Region region;
             for (int d = 0; d < MAX_AXES; ++d) {
@@ -119,7 +119,7 @@ private:
     };
 
     void allocate() {
-        const Region &largest = regions[std::min(1, steps)];
+        const Region &largest = regions[1];
         int64_t length[MAX_AXES];
         for (int d = 0; d < MAX_AXES; ++d) {
             origin[d] = largest.lo[d] - p.before[d];
@@ -218,10 +218,9 @@ private:
     }
 
     void fill_jam(int level, T **out, const T *const *x, int reads, int64_t n, const Ahead &ahead) {
-        const int together = int(batch);
         const bool last = level == steps && stream;
         bool alike = true;
-        for (int j = 1; j < together; ++j) alike = alike && (out[j] - out[0]) * int64_t(sizeof(T)) % LINE == 0;
+        for (int j = 1; j < batch; ++j) alike = alike && (out[j] - out[0]) * int64_t(sizeof(T)) % LINE == 0;
         if (!last || alike) {
             jam(out, x, p.weight.data(), n, last, ahead);
             return;
@@ -233,12 +232,12 @@ private:
             const T *from[(2 * MOST_RADIUS + 1) * (JAM + 2 * MOST_RADIUS)];
             T *memory[JAM];
             for (int i = 0; i < reads; ++i) from[i] = x[i] + begin;
-            for (int j = 0; j < together; ++j) memory[j] = spare + j * row_stride + begin;
+            for (int j = 0; j < batch; ++j) memory[j] = spare + j * row_stride + begin;
             Ahead part = ahead;
             for (int r = 0; r < part.rows; ++r) part.row[r] += ahead.limit * LINE * begin / n;
             part.limit = ahead.limit * (end - begin) / n + 1;
             jam(memory, from, p.weight.data(), end - begin, false, part);
-            for (int j = 0; j < together; ++j) {
+            for (int j = 0; j < batch; ++j) {
                 const int64_t beyond = reinterpret_cast<std::uintptr_t>(out[j] + end) % LINE / sizeof(T);
                 const int64_t stop = end < n ? end - beyond : n;
                 const T *row = spare + j * row_stride + done[j];
@@ -406,7 +405,7 @@ void advance(const Problem<T> &p) {
             hi[d] = std::min(lo[d] + tile[d], p.hi[d]);
             rest /= tiles[d];
         }
-        Tile<T>(p, jam, p.before[3], axes, stream, lo, hi).run();
+        Tile<T>(p, jam, axes, stream, lo, hi).run();
     }
 }
 

@@ -5,6 +5,11 @@
 
 namespace mpihpc {
 
+constexpr int MOST_RADIUS = 4;  // of the shapes that kernels know
+constexpr int JAM = 4;          // the most rows that such a kernel fills at once: one row each of so many planes
+constexpr int jammed(int dims) { return dims == 1 ? 1 : JAM; }
+constexpr std::int64_t VECTOR_MOST = 64;  // bytes
+
 // Taps of a stencil, for rows of scalars (a complex number is two scalars in a row).
 template <class T>
 struct Taps {
@@ -15,20 +20,15 @@ struct Taps {
 
 // Memory to fetch into the cache while computing: it will be read soon.
 struct Ahead {
-    const char *row[4];
-    int rows = 0;                // how many of them
-    int lines = 0;               // of 64 bytes, of each row, with every block of vectors
-    std::int64_t limit = 0;      // of each row in all
+    const char *row[JAM];
+    int rows = 0;            // how many of them
+    int lines = 0;           // of 64 bytes, of each row, with every block of vectors
+    std::int64_t limit = 0;  // of each row in all
 };
 
 // Fill dst[0:n]. `stream` asks for stores that bypass the caches. No alignment beyond the scalar's is needed.
 template <class T>
 using Row = void (*)(T *dst, const Taps<T> &taps, std::int64_t n, bool stream, const Ahead &ahead);
-
-constexpr int MOST_RADIUS = 4;  // of the shapes that kernels know
-constexpr int JAM = 4;          // the most rows that such a kernel fills at once: one row each of so many planes
-constexpr int jammed(int dims) { return dims == 1 ? 1 : dims == 2 ? JAM : 4; }
-constexpr std::int64_t VECTOR_MOST = 64;  // bytes
 
 // Fill dst[j][0:n] of jammed(axes) rows, n at least VECTOR_MOST bytes. x: the rows of the source that any tap reads for
 // any of them, plane by plane: of a star, all rows within the radius in the planes of dst, one in those around them.

@@ -53,6 +53,20 @@ MPIHPC_INLINE void add_taps(V (&acc)[S::ROWS][BLOCK], const V (&v)[BLOCK], const
     if constexpr (J + 1 < S::ROWS) add_taps<S, T, V, ZZ, DY, DX, J + 1, BLOCK>(acc, v, w);
 }
 
+// With many taps compilers load everything early, then run out of registers and keep it on the stack: let them look at
+// one vector of the source at a time.
+template <class S, class T, class V, int ZZ, int BLOCK>
+MPIHPC_INLINE void settle(V (&acc)[S::ROWS][BLOCK], const T *&w) {
+    if constexpr (S::TAPS > 12) {
+        asm volatile("" : "+r"(w));
+#pragma GCC unroll 8
+        for (int j = 0; j < S::ROWS; ++j)
+#pragma GCC unroll 8
+            for (int b = 0; b < BLOCK; ++b)
+                if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
+    }
+}
+
 // Vectors as they lie at `at` + DX, from those at `at` and beside it: by shifts between registers, for a load that is
 // not aligned to its 64 bytes takes two.
 #if defined(__x86_64__) && defined(__AVX512F__)
@@ -72,14 +86,7 @@ MPIHPC_INLINE V load_lanes(const T *p, unsigned lanes) {  // the others are not 
 
 template <class S, class T, class V, int ZZ, int DY, int DX, int BLOCK>
 MPIHPC_INLINE void add_shifted(V (&acc)[S::ROWS][BLOCK], const V (&all)[BLOCK + 2], const T *w) {
-    if constexpr (S::TAPS > 12) {
-        asm volatile("" : "+r"(w));
-#pragma GCC unroll 8
-        for (int j = 0; j < S::ROWS; ++j)
-#pragma GCC unroll 8
-            for (int b = 0; b < BLOCK; ++b)
-                if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
-    }
+    settle<S, T, V, ZZ>(acc, w);
     V v[BLOCK];
 #pragma GCC unroll 8
     for (int b = 0; b < BLOCK; ++b)
@@ -91,16 +98,8 @@ MPIHPC_INLINE void add_shifted(V (&acc)[S::ROWS][BLOCK], const V (&all)[BLOCK + 
 
 template <class S, class T, class V, int ZZ, int DY, int DX, int BLOCK>
 MPIHPC_INLINE void add_columns(V (&acc)[S::ROWS][BLOCK], const T *row, const T *w) {
-    // With many taps compilers load everything early, then run out of registers and keep it on the stack: let them look
-    // at one vector of the source at a time.
-    if constexpr (S::TAPS > 12) {
-        asm volatile("" : "+r"(row), "+r"(w));
-#pragma GCC unroll 8
-        for (int j = 0; j < S::ROWS; ++j)
-#pragma GCC unroll 8
-            for (int b = 0; b < BLOCK; ++b)
-                if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
-    }
+    if constexpr (S::TAPS > 12) asm volatile("" : "+r"(row));
+    settle<S, T, V, ZZ>(acc, w);
     V v[BLOCK];
 #pragma GCC unroll 8
     for (int b = 0; b < BLOCK; ++b) v[b] = load<V>(row + DX + b * int(sizeof(V) / sizeof(T)));

@@ -53,8 +53,8 @@ class DistArray:
     padded : numpy.ndarray
         The block with its halo, whose cells mean something after `exchange`. An empty block has no halo. Its rows are
         contiguous, but may lie apart.
-    memory : numpy.ndarray
-        The contiguous array of which `padded` is a part.
+    memory, memory_box : numpy.ndarray, Box
+        The contiguous array of which `padded` is a part, and the box that it covers.
     """
 
     __array_ufunc__ = None  # no NumPy operator works on the local block by accident
@@ -78,7 +78,10 @@ class DistArray:
             self.halo = halo_width(halo, decomposition.ndim)
             self.box = decomposition.box(self.topology.rank)
             self.frame = self.box.grow(self.halo) if self.box.size else self.box
-            self.padded, self.memory = _block_memory(self.frame.shape, number_dtype(dtype), self.halo[-1][0])
+            self.memory, lead = _block_memory(self.frame.shape, number_dtype(dtype), self.halo[-1][0])
+            self.padded = self.memory[..., lead : lead + self.frame.shape[-1]]
+            corner = (*self.frame.start[:-1], self.frame.start[-1] - lead)
+            self.memory_box = Box(corner, tuple(a + n for a, n in zip(corner, self.memory.shape, strict=True)))
 
     @property
     def comm(self) -> MPI.Intracomm:
@@ -103,14 +106,6 @@ class DistArray:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
-
-    @property
-    def memory_box(self) -> Box:
-        """The box that `memory` covers, where `padded` covers `frame`."""
-        item, row = self.dtype.itemsize, self.memory.strides[-2] if self.ndim > 1 else 0
-        lead = (self.padded.ctypes.data - self.memory.ctypes.data) % row // item if row else 0
-        start = (*self.frame.start[:-1], self.frame.start[-1] - lead)
-        return Box(start, tuple(a + n for a, n in zip(start, self.memory.shape, strict=True)))
 
     @property
     def local(self) -> NDArray[Any]:
@@ -451,20 +446,18 @@ def require_cast(source: np.dtype, target: np.dtype) -> None:
         raise TypeError(f"complex input ({source}) does not fit dtype {target}: use complex64 or complex128")
 
 
-def _block_memory(shape: Sequence[int], dtype: np.dtype, before: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A block's padded array, and the memory it lies in.
+def _block_memory(shape: Sequence[int], dtype: np.dtype, before: int) -> tuple[NDArray[Any], int]:
+    """The memory for a block's padded array, and how many cells into its rows the block's rows begin.
 
     The rows of a block with a halo begin at a cache line, after `before` cells: streaming stores want it so.
     They are an odd number of lines apart: at a power of two they would get into each other's way in a cache.
     """
     line, length = 64 // math.gcd(64, dtype.itemsize), shape[-1]
     if not before or len(shape) == 1 or length * dtype.itemsize < _LONG_ROW or not math.prod(shape):
-        memory = np.empty(shape, dtype)
-        return memory, memory
+        return np.empty(shape, dtype), 0
     lead = -before % line
     row = (-(-(lead + length) // line) | 1) * line
     size = math.prod(shape[:-1]) * row
     raw = np.empty(size + line, dtype)
     first = -(raw.ctypes.data // dtype.itemsize) % line
-    memory = raw[first : first + size].reshape(*shape[:-1], row)
-    return memory[..., lead : lead + length], memory
+    return raw[first : first + size].reshape(*shape[:-1], row), lead

@@ -43,12 +43,12 @@ class Fusing(NamedTuple):
     ----------
     steps : int
         Steps per exchange.
-    seconds : float
-        Of one step.
+    seconds : float or None
+        Of one step. None: the blocks are too small for the machine to have been measured.
     """
 
     steps: int
-    seconds: float
+    seconds: float | None
 
 
 def deep_width(decomposition: Decomposition, width: Width, modes: Sequence[str], steps: int) -> Width:
@@ -81,9 +81,9 @@ def choose_fuse(
         Predict for this number.
     """
     block = tuple(-(-n // p) for n, p in zip(decomposition.shape, decomposition.dims, strict=True))
-    rates = _rates(topology, threads) if math.prod(block) >= _LARGE else Rates()
-    least = math.inf
-    best = Fusing(only or 1, 0.0)
+    large = math.prod(block) >= _LARGE
+    rates = _rates(topology, threads) if large else Rates()
+    least, best = math.inf, Fusing(only or 1, None)
     for steps in CANDIDATES if only is None else (only,):
         deep = deep_width(decomposition, width, modes, steps)
         frame, shallow = (
@@ -107,34 +107,40 @@ def choose_fuse(
         # A quarter of the traffic hides behind the computation, as measured.
         seconds = cells * max(compute + 0.75 * memory, memory) + exchange
         if seconds < least:
-            least, best = seconds, Fusing(steps, seconds)
+            least, best = seconds, Fusing(steps, seconds if large else None)
     return best
 
 
 def _rates(topology: Topology, threads: int) -> Rates:
     """The rates of this machine with so many ranks and threads, from the user's cache if they are there. Collective."""
     comm = topology.private
-    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
     key = f"{platform.node()} {_core.isa()} {comm.size}x{threads}"
     known: dict[str, list[float]] = {}
     found: list[float] | None = None
     if comm.rank == 0:
-        with contextlib.suppress(OSError, ValueError, TypeError):  # a cache that cannot be read is none
-            known = dict(json.loads(file.read_text()))
+        # A cache that cannot be read is none; neither is one where the user has no home.
+        with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
+            known = dict(json.loads(_cache().read_text()))
             if key in known:
                 copy, cell, tap = map(float, known[key])
-                found = [copy, cell, tap]
+                found = [copy, cell, tap] if copy > 0 else None
     found = comm.bcast(found)
     if found is None:
         found = [comm.allreduce(x, op=MPI.MAX) for x in _measure(threads)]
         if comm.rank == 0:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RuntimeError):
+                file = _cache()
                 file.parent.mkdir(parents=True, exist_ok=True)
                 new = file.with_name(f"{file.name}.{os.getpid()}")
                 new.write_text(json.dumps(known | {key: found}, indent=1))
                 new.replace(file)
     copy, cell, tap = found
     return Rates(1 / copy, cell, tap)
+
+
+def _cache() -> Path:
+    """Where the rates are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
 
 
 def _measure(threads: int) -> tuple[float, float, float]:

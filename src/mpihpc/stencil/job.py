@@ -288,6 +288,7 @@ def _hot_block(cut: Decomposition, dtype: np.dtype, comm: MPI.Intracomm, halo: A
 def _header(config: Config, problem: Problem, plan: Evolution) -> str:
     """What is going to be done, for a reader."""
     halo, threads, fusing = plan.stencil.halo, plan.stencil.threads, plan.stencil.fusing
+    predicted = f"; predicted: {problem.steps * fusing.seconds:.2g} s" if fusing.seconds else ""
     return (
         f"mpihpc {mpihpc.__version__} stencil: {grid_text(problem.cut.shape)} {problem.dtype} from "
         f"{config.input or 'a hot block in the middle'}, {problem.steps} x {config.kernel} "
@@ -296,7 +297,7 @@ def _header(config: Config, problem: Problem, plan: Evolution) -> str:
         f"{'s' if threads > 1 else ''} each, on {problem.device}, halo "
         f"{', '.join(f'{a}+{b}' for a, b in halo.width)}\n"
         f"{fusing.steps} step{'s' if fusing.steps > 1 else ''} per exchange, in which rank 0 sends {halo.bytes:,} "
-        f"bytes in {halo.messages} messages; predicted: {problem.steps * fusing.seconds:.2g} s"
+        f"bytes in {halo.messages} message{'s' if halo.messages != 1 else ''}{predicted}"
     )
 
 
