@@ -179,7 +179,8 @@ def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray
     box, frame, itemsize = array.box, array.frame, array.dtype.itemsize
     grid = tuple(-(-n // c) for n, c in zip(array.shape, place.chunk, strict=True))
     memory = np.empty(math.prod(place.chunk), array.dtype)  # stays in the cache
-    with open(file, "r+b", buffering=0) as handle:
+    # For writing only: on NFS, what is open for reading too is read and written back by whole pages.
+    with open(os.open(file, os.O_WRONLY), "wb", buffering=0) as handle:
         for index in product(*(range(a // c, -(-b // c)) for a, b, c in zip(*box, place.chunk, strict=True))):
             corner = tuple(i * c for i, c in zip(index, place.chunk, strict=True))
             part = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
