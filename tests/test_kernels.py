@@ -164,25 +164,44 @@ def fused_case(rng: np.random.Generator) -> dict[str, Any]:
     modes, cval = [str(m) for m in rng.choice(CODES, ndim)], 1.5 - 2j
     width = [(max(0, -int(o.min(initial=0))), max(0, int(o.max(initial=0)))) for o in offsets.T]
     width = [(max(w),) * 2 if m in ("reflect", "mirror") else w for w, m in zip(width, modes, strict=True)]
-    whole = numbers(rng, shape, dtype)
-    expected = whole
+    whole, real = numbers(rng, shape, dtype), DTYPES[DTYPES.index(dtype) % 2]
+    field = numbers(rng, shape, real) if rng.random() < 0.5 else None
+    previous = numbers(rng, shape, dtype) if rng.random() < 0.5 else None
+    expected, kept = whole, previous
     for _ in range(steps):
-        expected = one_step(expected, offsets, weights, modes, cval)
+        new = one_step(expected, offsets, weights, modes, cval)
+        if field is not None:  # component by component: NumPy's complex products would add zeros
+            new = (new.view(real).reshape(*shape, -1) * field[..., None]).view(dtype).reshape(shape)
+        if kept is not None:
+            new = expected + expected - kept + new
+        elif field is not None:
+            new = expected + new
+        expected, kept = new, None if kept is None else expected
     part = [sorted(rng.choice(n + 1, 2, replace=False)) if rng.random() < 0.3 else (0, n) for n in shape]
     deep = [(steps * a + int(rng.integers(0, 2)), steps * b + int(rng.integers(0, 3))) for a, b in width]
     start = [int(lo) - a for (lo, _), (a, _) in zip(part, deep, strict=True)]
-    src = np.full([hi - lo + a + b for (lo, hi), (a, b) in zip(part, deep, strict=True)], np.nan, dtype)
     # What an exchange of halos would bring: the array's own cells, and periodic ones.
     there, here = [], []
-    for n, s, length, mode in zip(shape, start, src.shape, modes, strict=True):
+    lengths = [hi - lo + a + b for (lo, hi), (a, b) in zip(part, deep, strict=True)]
+    for n, s, length, mode in zip(shape, start, lengths, modes, strict=True):
         cells = np.arange(s, s + length)
         known = (cells >= 0) & (cells < n) | (mode == "wrap")
         there.append(np.flatnonzero(known))
         here.append(cells[known] % n)
-    src[np.ix_(*there)] = whole[np.ix_(*here)]
+
+    def block(array: np.ndarray | None) -> np.ndarray | None:
+        if array is None:
+            return None
+        padded = np.full(lengths, np.nan, array.dtype)
+        padded[np.ix_(*there)] = array[np.ix_(*here)]
+        return padded
+
+    inner = tuple(slice(lo, hi) for lo, hi in part)
     return {
         "arguments": {
-            "src": src,
+            "src": block(whole),
+            "field": block(field),
+            "previous": block(previous),
             "offsets": offsets,
             "weights": weights,
             "steps": steps,
@@ -191,7 +210,8 @@ def fused_case(rng: np.random.Generator) -> dict[str, Any]:
             "modes": modes,
             "cval": cval if dtype[0] == "c" else cval.real,
         },
-        "expected": expected[tuple(slice(lo, hi) for lo, hi in part)],
+        "expected": expected[inner],
+        "kept": kept[inner] if kept is not None and steps > 1 else None,
     }
 
 
@@ -204,10 +224,13 @@ def test_fused_steps_are_single_steps(isa: str, room: Any) -> None:
         expected = case["expected"]
         memory = np.full([n + 2 for n in expected.shape], 7, expected.dtype)
         dst = memory[(slice(1, -1),) * memory.ndim]
+        kept = None if case["kept"] is None else np.full_like(expected, 7)
         tile = [int(n) for n in (*rng.integers(0, 12, expected.ndim - 1), rng.choice([0, 5, 16, 33]))]
         tile = tile if rng.random() < 0.5 else []
-        room.advance(dst=dst, threads=int(rng.integers(1, 4)), tile=tile, **case["arguments"])
+        room.advance(dst=dst, threads=int(rng.integers(1, 4)), tile=tile, kept=kept, **case["arguments"])
         assert_same_bits(dst, expected)
+        if kept is not None:
+            assert_same_bits(kept, case["kept"])
         dst[...] = 7
         assert (memory == 7).all()  # nothing beside the view was touched
 
@@ -227,9 +250,16 @@ def test_bad_arguments_of_advance() -> None:
         ({"modes": ["wrap", "mirror"], "steps": 4}, "cells -1 to 9 are read on axis 1 of 8"),
         ({"tile": [1, -1]}, "tile of -1 cells on axis 1"),
         ({"dst": src[2:7, 2:6]}, "overlap in memory"),
+        ({"field": np.ones((9, 7))}, "field must have the shape of src"),
+        ({"previous": np.ones((9, 8))}, "kept is needed for 2 steps with previous: yes"),
+        ({"kept": np.ones((5, 4))}, "kept is needed for 2 steps without previous: no"),
+        ({"previous": src, "kept": np.ones((5, 4))}, "previous and src overlap in memory"),
+        ({"previous": np.ones((9, 8)), "kept": np.ones((4, 4))}, "kept must have the shape of dst"),
     ]:
         with pytest.raises(ValueError, match=text):
             cpu.advance(**good | bad)
+    with pytest.raises(TypeError, match="field is float32, src is float64"):
+        cpu.advance(**good | {"field": np.ones((9, 8), "f4")})
     with pytest.raises(ValueError, match="read-only"):
         src.flags.writeable = False
         cpu.advance(**good)

@@ -8,6 +8,9 @@
 // planes by reading another plane instead, rows and columns by filling a frame around the ring's planes (and of src).
 // Two tiles may write the same value to the same cell of that frame.
 //
+// Where cells are updated with coefficients, or from two earlier levels, a row's sums stay in the nearest cache until
+// a second look at the row makes the new values of them.
+//
 // After Wellein et al., "Efficient temporal blocking for stencil computations by multicore-aware wavefront
 // parallelization" (2009), with the overlapped tiles of Holewinski et al. (2012) in place of shared wavefronts.
 #include "advance.hpp"
@@ -78,7 +81,7 @@ class Tile {
 public:
     Tile(const Problem<T> &p, Jam<T> jam, int axes, bool stream, const int64_t *lo, const int64_t *hi)
         : p(p), steps(p.steps), jam(jam), radius(p.before[3]), axes(axes), stream(stream),
-          batch(jam ? jammed(axes) : axes == 2 ? JAM : 1) {
+          updates(p.field || p.previous), batch(jam ? jammed(axes) : axes == 2 ? JAM : 1) {
         for (int l = 0; l <= steps; ++l) {
             Region region;
             for (int d = 0; d < MAX_AXES; ++d) {
@@ -130,7 +133,8 @@ private:
         row_stride = ((length[3] + 2 * line - 1) / line | 1) * line;
         plane_b = length[2] * row_stride;
         plane = length[1] * plane_b;
-        slots = batch + p.before[0] + p.after[0];
+        // The next level reads as far as its taps reach, the one after it the cells themselves, that far behind.
+        slots = batch + p.after[0] + (p.previous ? std::max(p.before[0], p.after[0]) : p.before[0]);
         const int64_t levels = steps - 1, cells = levels * slots * plane + (1 + JAM) * row_stride + 2 * line;
         static thread_local std::vector<T> memory;  // of this thread, for its next tiles too
         if (int64_t(memory.size()) < cells) memory.resize(cells);
@@ -205,27 +209,56 @@ private:
                 stride[reads] = from.stride_c;
             }
         }
+        Update<T> update[JAM];
         for (int j = 0; j < batch; ++j) {
             const Plane<T> to = plane_of(level, z + j);
             out[j] = to.row(0, region.lo[2]) + region.lo[3];
             strides_out[j] = to.stride_c;
+            update[j] = updates ? update_of(level, z + j, 0, j) : Update<T>{};
         }
         for (int64_t c = region.lo[2]; c < region.hi[2]; ++c) {
-            fill_jam(level, out, x, reads, n, ahead_of(level, batch, c, n));
+            fill_jam(level, out, x, update, reads, n, ahead_of(level, batch, c, n));
             for (int i = 0; i < reads; ++i) x[i] += stride[i];
-            for (int j = 0; j < batch; ++j) out[j] += strides_out[j];
+            for (int j = 0; j < batch; ++j) {
+                out[j] += strides_out[j];
+                if (updates) next_row(level, update[j]);
+            }
         }
     }
 
-    void fill_jam(int level, T **out, const T *const *x, int reads, int64_t n, const Ahead &ahead) {
+    // For the first row of a plane b of the plane z; its sums will lie in a row of the spare ones.
+    Update<T> update_of(int level, int64_t z, int64_t b, int spare_row) const {
+        const int64_t c = regions[level].lo[2], x = regions[level].lo[3];
+        Update<T> update{};
+        update.parts = p.parts;
+        update.sum = spare + spare_row * row_stride;
+        update.here = plane_of(level - 1, z).row(b, c) + x;
+        const auto first = [&](auto *array, const int64_t *stride, int parts) {
+            return array + z * stride[0] + b * stride[1] + c * stride[2] + x / parts;
+        };
+        if (p.previous && level == 1) update.previous = first(p.previous, p.previous_stride, 1);
+        else if (p.previous) update.previous = plane_of(level - 2, z).row(b, c) + x;
+        if (p.field) update.field = first(p.field, p.field_stride, p.parts);
+        if (p.kept && level == steps) update.kept = first(p.kept, p.kept_stride, 1);
+        return update;
+    }
+
+    void next_row(int level, Update<T> &update) const {
+        update.here += level > 1 ? row_stride : p.src_stride[2];
+        if (update.previous) update.previous += level > 2 ? row_stride : level == 2 ? p.src_stride[2] : p.previous_stride[2];
+        if (update.field) update.field += p.field_stride[2];
+        if (update.kept) update.kept += p.kept_stride[2];
+    }
+
+    void fill_jam(int level, T **out, const T *const *x, const Update<T> *update, int reads, int64_t n, const Ahead &ahead) {
         const bool last = level == steps && stream;
         bool alike = true;
         for (int j = 1; j < batch; ++j) alike = alike && (out[j] - out[0]) * int64_t(sizeof(T)) % LINE == 0;
-        if (!last || alike) {
+        if (!updates && (!last || alike)) {
             jam(out, x, p.weight.data(), n, last, ahead);
             return;
         }
-        // Streaming stores want aligned rows: by a detour through the nearest cache.
+        // By a detour through the nearest cache: streaming stores want aligned rows, and an update wants whole sums.
         int64_t done[JAM] = {0, 0, 0, 0};
         for (int64_t begin = 0, end = 0; begin < n; begin = end) {
             end = n - begin < 2 * DETOUR ? n : begin + DETOUR;
@@ -240,8 +273,12 @@ private:
             for (int j = 0; j < batch; ++j) {
                 const int64_t beyond = reinterpret_cast<std::uintptr_t>(out[j] + end) % LINE / sizeof(T);
                 const int64_t stop = end < n ? end - beyond : n;
-                const T *row = spare + j * row_stride + done[j];
-                rows<T>().copy(out[j] + done[j], {&row, nullptr, 1}, stop - done[j], true, Ahead());
+                if (updates) {
+                    rows<T>().finish(out[j], update[j], done[j], stop, last);
+                } else {
+                    const T *row = spare + j * row_stride + done[j];
+                    rows<T>().copy(out[j] + done[j], {&row, nullptr, 1}, stop - done[j], true, Ahead());
+                }
                 done[j] = stop;
             }
         }
@@ -251,25 +288,26 @@ private:
     void fill_row(int level, int64_t z, int64_t n) {
         const Region &region = regions[level];
         const Plane<T> to = plane_of(level, z);
-        if (count == 0) {
-            for (int64_t b = region.lo[1]; b < region.hi[1]; ++b)
-                for (int64_t c = region.lo[2]; c < region.hi[2]; ++c)
-                    std::memset(static_cast<void *>(to.row(b, c) + region.lo[3]), 0, std::size_t(n) * sizeof(T));
-            return;
-        }
         Row<T> row = p.complex_weights ? rows<T>().correlate_complex : rows<T>().correlate;
-        int64_t last = -1;
+        const bool last = level == steps && stream;
+        int64_t plane_read = -1;
         Plane<T> from{};
         for (int64_t b = region.lo[1]; b < region.hi[1]; ++b) {
             for (int64_t t = 0; t < count; ++t) {
                 const int64_t *o = &p.offset[t * MAX_AXES];
-                if (t == 0 || o[0] != last) from = plane_of(level - 1, z + o[0]), last = o[0];
+                if (t == 0 || o[0] != plane_read) from = plane_of(level - 1, z + o[0]), plane_read = o[0];
                 pointers[t] = from.row(b + o[1], region.lo[2] + o[2]) + region.lo[3] + o[3];
                 strides[t] = from.stride_c;
             }
+            Update<T> update = updates ? update_of(level, z, b, 0) : Update<T>{};
             for (int64_t c = region.lo[2]; c < region.hi[2]; ++c) {
-                row(to.row(b, c) + region.lo[3], {pointers.data(), p.weight.data(), count}, n, level == steps && stream,
-                    ahead_of(level, 1, c, n));
+                T *out = to.row(b, c) + region.lo[3], *sums = updates ? spare : out;
+                if (count == 0) std::memset(static_cast<void *>(sums), 0, std::size_t(n) * sizeof(T));
+                else row(sums, {pointers.data(), p.weight.data(), count}, n, last && !updates, ahead_of(level, 1, c, n));
+                if (updates) {
+                    rows<T>().finish(out, update, 0, n, last);
+                    next_row(level, update);
+                }
                 for (int64_t t = 0; t < count; ++t) pointers[t] += strides[t];
             }
         }
@@ -322,7 +360,7 @@ private:
     const Jam<T> jam;
     const int64_t radius;
     const int axes;
-    const bool stream;
+    const bool stream, updates;
     const int64_t batch;  // planes that a level fills at once
     std::vector<Region> regions;
     std::vector<int64_t> fronts, strides;

@@ -31,6 +31,12 @@ struct Problem {
     std::vector<T> weight;
     std::int64_t before[MAX_AXES], after[MAX_AXES];  // how far taps reach; alike on mirrored axes
     int steps;
+    // What becomes of the sum of the taps. Without field and previous it is the new value; with a field, which has one
+    // scalar a value, field times the sum is added to the old one; with previous, to 2 old - previous. Both lie like src.
+    const T *field, *previous;
+    std::int64_t field_stride[MAX_AXES], previous_stride[MAX_AXES];
+    T *kept;  // gets the values one step before the last, where steps > 1 and previous is given; lies like dst
+    std::int64_t kept_stride[MAX_AXES];
     std::int64_t tile[MAX_AXES];  // 0: chosen here
     int threads;
 };

@@ -249,6 +249,53 @@ void row(typename Op::scalar *dst, const Taps<typename Op::scalar> &taps, int64_
     if (i < n) end(n - LANES, i, n);
 }
 
+// The vectors of a row at i, or its scalar.
+template <class V, class T>
+MPIHPC_INLINE V finished(const Update<T> &u, int64_t i) {
+    V sum = load<V>(u.sum + i);
+    if (u.field) {
+        if (u.parts == 1) {
+            sum = load<V>(u.field + i) * sum;
+        } else {
+            V field;
+            for (int64_t k = 0; k < int64_t(sizeof(V) / sizeof(T)); ++k)
+                reinterpret_cast<T *>(&field)[k] = u.field[(i + k) / 2];
+            sum = field * sum;
+        }
+    }
+    const V here = load<V>(u.here + i);
+    return u.previous ? here + here - load<V>(u.previous + i) + sum : here + sum;
+}
+
+template <class T, int BYTES>
+void finish(T *dst, const Update<T> &update, int64_t begin, int64_t end, bool stream) {
+    using V = typename Vector<T, BYTES>::type;
+    constexpr int64_t LANES = BYTES / sizeof(T), LINE = 64 / sizeof(T);
+    const Update<T> u = update;
+    const bool stream_kept = stream && (dst - u.kept) % LINE == 0;
+    int64_t i = begin;
+    const auto scalars_to = [&](int64_t stop) {
+        for (; i < stop; ++i) {
+            dst[i] = finished<T>(u, i);
+            if (u.kept) u.kept[i] = u.here[i];
+        }
+    };
+    // Streaming goes by whole cache lines: none is written both ways.
+    const int64_t lead = int64_t((-reinterpret_cast<std::uintptr_t>(dst + begin) & 63) / sizeof(T));
+    if (stream) scalars_to(begin + lead < end ? begin + lead : end);
+    const int64_t stop = stream ? i + (end - i) / LINE * LINE : i + (end - i) / LANES * LANES;
+    for (; i < stop; i += LANES) {
+        const V value = finished<V>(u, i);
+        if (stream) store<true>(dst + i, value);
+        else store<false>(dst + i, value);
+        if (u.kept) {
+            if (stream_kept) store<true>(u.kept + i, load<V>(u.here + i));
+            else store<false>(u.kept + i, load<V>(u.here + i));
+        }
+    }
+    scalars_to(end);
+}
+
 #include "shapes.hpp"
 
 #define MPIHPC_STRING2(x) #x
@@ -257,9 +304,9 @@ void row(typename Op::scalar *dst, const Taps<typename Op::scalar> &taps, int64_
 constexpr Kernels table = {
     MPIHPC_STRING(MPIHPC_ISA),
     {row<Real<float>, MPIHPC_VECTOR_BYTES>, row<Complex<float>, MPIHPC_VECTOR_BYTES>,
-     row<Copy<float>, MPIHPC_VECTOR_BYTES>, jams<float, MPIHPC_VECTOR_BYTES>()},
+     row<Copy<float>, MPIHPC_VECTOR_BYTES>, finish<float, MPIHPC_VECTOR_BYTES>, jams<float, MPIHPC_VECTOR_BYTES>()},
     {row<Real<double>, MPIHPC_VECTOR_BYTES>, row<Complex<double>, MPIHPC_VECTOR_BYTES>,
-     row<Copy<double>, MPIHPC_VECTOR_BYTES>, jams<double, MPIHPC_VECTOR_BYTES>()},
+     row<Copy<double>, MPIHPC_VECTOR_BYTES>, finish<double, MPIHPC_VECTOR_BYTES>, jams<double, MPIHPC_VECTOR_BYTES>()},
 };
 
 }  // namespace

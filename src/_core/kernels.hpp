@@ -36,6 +36,21 @@ using Row = void (*)(T *dst, const Taps<T> &taps, std::int64_t n, bool stream, c
 template <class T>
 using Jam = void (*)(T *const *dst, const T *const *x, const T *weight, std::int64_t n, bool stream, const Ahead &);
 
+// What becomes of the sums of a row's taps, where they are not the result themselves. Pointers to the row's first scalar.
+template <class T>
+struct Update {
+    const T *sum;       // of the taps
+    const T *here;      // the cells as the taps find them
+    const T *previous;  // a step earlier; or null
+    const T *field;     // what the sums are multiplied with, one scalar a value; or null
+    T *kept;            // gets a copy of `here`; or null
+    int parts;          // scalars of a value
+};
+
+// Fill dst[i] = here[i] + field[i] * sum[i], or 2 here[i] - previous[i] + field[i] * sum[i], for begin <= i < end.
+template <class T>
+using Finish = void (*)(T *dst, const Update<T> &update, std::int64_t begin, std::int64_t end, bool stream);
+
 template <class T>
 struct Jams {
     Jam<T> of[2][3][MOST_RADIUS];  // [star, box][axes - 1][radius - 1]
@@ -46,6 +61,7 @@ struct Rows {
     Row<T> correlate;          // real weights; complex data with real weights too
     Row<T> correlate_complex;  // n is even, offsets are even
     Row<T> copy;               // ignores all taps but where the first one reads
+    Finish<T> finish;
     Jams<T> jam;
 };
 

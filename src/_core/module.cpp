@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <complex>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -296,9 +297,64 @@ void advance_as(mpihpc::Problem<T> &p, const Pairs &edges, const std::vector<int
     mpihpc::advance(p);
 }
 
+// The arrays that belong to an update: they lie like src, or like dst.
+class Companions {
+public:
+    Companions(const Buffer &src, const Buffer &dst, nb::handle field_, nb::handle previous_, nb::handle kept_, int64_t steps) {
+        const string real = src.format().substr(src.format().size() - 1);
+        if (!field_.is_none()) open(field, field_, "field", real, src, "src");
+        if (!previous_.is_none()) open(previous, previous_, "previous", src.format(), src, "src");
+        if (!kept_.is_none()) open(kept, kept_, "kept", src.format(), dst, "dst");
+        if (bool(kept) != (previous && steps > 1))
+            value_error("kept is needed for " + str(steps) + " steps " + (previous ? "with" : "without") +
+                        " previous: " + (kept ? "no" : "yes"));
+        for (const Buffer *written : {&dst, static_cast<const Buffer *>(kept.get()), &src})
+            for (const Buffer *other : {field.get(), previous.get(), kept.get()}) {
+                if (!written || !other || written == other || dst.empty()) continue;
+                const auto [lo, hi] = bytes_of(*written);
+                const auto [first, end] = bytes_of(*other);
+                if (lo < end && first < hi) value_error(other->name + " and " + written->name + " overlap in memory");
+            }
+    }
+
+    template <class T>
+    void join(mpihpc::Problem<T> &p, const int64_t *at) const {
+        p.field = lay<T>(field, p.field_stride, nullptr, 1);
+        p.previous = lay<T>(previous, p.previous_stride, nullptr, p.parts);
+        p.kept = lay<T>(kept, p.kept_stride, at, p.parts);
+    }
+
+private:
+    static void open(std::unique_ptr<Buffer> &buffer, nb::handle object, const char *name, const string &format,
+                     const Buffer &like, const char *like_name) {
+        buffer = std::make_unique<Buffer>(object, name, name == string("kept"));
+        if (buffer->format() != format)
+            type_error(buffer->name + " is " + buffer->dtype() + ", " + like_name + " is " + like.dtype());
+        bool same = buffer->ndim() == like.ndim();
+        for (int d = 0; same && d < like.ndim(); ++d) same = buffer->shape(d) == like.shape(d);
+        if (!same) value_error(buffer->name + " must have the shape of " + like_name);
+        check_contiguous(*buffer, format.back() == 'f' ? 4 : 8);
+    }
+
+    // Strides in scalars, and where the cell at the origin would lie, if the first one is `at`.
+    template <class T>
+    static T *lay(const std::unique_ptr<Buffer> &buffer, int64_t *stride, const int64_t *at, int parts) {
+        if (!buffer) return nullptr;
+        T *origin = reinterpret_cast<T *>(buffer->data());
+        for (int d = 0; d < buffer->ndim(); ++d) {
+            const int k = axis_of(d, buffer->ndim());
+            stride[k] = k == 3 ? 1 : buffer->stride(d) / int64_t(sizeof(T));
+            if (at) origin -= at[d] * stride[k] * (k == 3 ? parts : 1);
+        }
+        return origin;
+    }
+
+    std::unique_ptr<Buffer> field, previous, kept;
+};
+
 void advance(nb::handle src_, nb::handle dst_, nb::handle offsets, nb::handle weights, int64_t steps, const Pairs &box,
              const Pairs &edges, const std::vector<int> &modes, std::complex<double> cval, int64_t threads_,
-             const std::vector<int64_t> &tile) {
+             const std::vector<int64_t> &tile, nb::handle field, nb::handle previous, nb::handle kept) {
     const Buffer src(src_, "src", true), dst(dst_, "dst", true);
     const int threads = check_threads(threads_);
     const int64_t scalar = check_pair(src, dst);
@@ -340,15 +396,14 @@ void advance(nb::handle src_, nb::handle dst_, nb::handle offsets, nb::handle we
         if (first < 0 || last > n)
             value_error("cells " + str(first) + " to " + str(last) + " are read on axis " + str(d) + " of " + str(n));
     }
-    if (scalar == 4) {
-        auto p = problem_of<float>(src, dst, taps, at, shape);
+    const Companions others(src, dst, field, previous, kept, steps);
+    const auto go = [&](auto p) {
         p.steps = int(steps), p.threads = threads;
+        others.join(p, at);
         advance_as(p, edges, modes, cval, tile);
-    } else {
-        auto p = problem_of<double>(src, dst, taps, at, shape);
-        p.steps = int(steps), p.threads = threads;
-        advance_as(p, edges, modes, cval, tile);
-    }
+    };
+    if (scalar == 4) go(problem_of<float>(src, dst, taps, at, shape));
+    else go(problem_of<double>(src, dst, taps, at, shape));
 }
 
 template <class T>
@@ -426,7 +481,8 @@ Notes
 separately: the same bits for every instruction set and number of threads. (A NaN is a NaN; which one is not promised.))");
 
     m.def("advance", &advance, "src"_a, "dst"_a, "offsets"_a, "weights"_a, "steps"_a, "box"_a, "edges"_a, "modes"_a,
-          "cval"_a = 0.0, "threads"_a = 1, "tile"_a = std::vector<int64_t>(),
+          "cval"_a = 0.0, "threads"_a = 1, "tile"_a = std::vector<int64_t>(), "field"_a = nb::none(),
+          "previous"_a = nb::none(), "kept"_a = nb::none(),
           R"(Apply a stencil `steps` times to a box of a padded block, in one pass over memory.
 
 Parameters
@@ -455,6 +511,8 @@ threads : int
     OpenMP threads, 1 to 1024.
 tile : list of int, optional
     Cells of a tile on each axis, 0: chosen here. The result is the same for all.
+field, previous, kept : arrays, optional
+    See `mpihpc.kernels.cpu.advance`.
 
 Raises
 ------

@@ -54,8 +54,16 @@ def advance(
     cval: complex = 0.0,
     threads: int = 1,
     tile: Sequence[int] = (),
+    *,
+    field: NDArray[np.floating] | None = None,
+    previous: NDArray[np.inexact] | None = None,
+    kept: NDArray[np.inexact] | None = None,
 ) -> None:
     """Apply a stencil `steps` times to a box of a padded block, in one pass over memory.
+
+    A step makes ``s``, the sum that `correlate` makes, the new value of a cell. With a field the new value is
+    ``u + field * s``, and with the values of a step before it is ``2 u - previous + s`` or
+    ``2 u - previous + field * s``, computed in this order: ``(u + u - previous) + field * s``.
 
     Parameters
     ----------
@@ -80,6 +88,13 @@ def advance(
         OpenMP threads, 1 to 1024. The result is the same for all.
     tile : sequence of int, optional
         Cells of a tile on each axis, 0: chosen here. The result is the same for all.
+    field : array, optional
+        Shape of `src`, real. Read within (steps - 1) times the reach of the taps around the box.
+    previous : array, optional
+        Shape and dtype of `src`: the values a step before it. Read where `field` is.
+    kept : array, optional
+        Shape and dtype of `dst`: gets the values after ``steps - 1`` steps. Needed if there is a `previous` and more
+        than one step.
 
     Raises
     ------
@@ -99,6 +114,9 @@ def advance(
         cval,
         threads,
         list(tile),
+        field,
+        previous,
+        kept,
     )
 
 

@@ -61,6 +61,10 @@ def advance(
     cval: complex = 0.0,
     threads: int = 1,
     tile: Sequence[int] = (),
+    *,
+    field: NDArray[np.floating] | None = None,
+    previous: NDArray[np.inexact] | None = None,
+    kept: NDArray[np.inexact] | None = None,
 ) -> None:
     """Apply a stencil `steps` times to a box of a padded block, one step after the other.
 
@@ -72,6 +76,7 @@ def advance(
         if mode in ("reflect", "mirror"):  # what is beyond one edge stands for what is as deep inside
             low[d], high[d] = -max(-low[d], high[d]), max(-low[d], high[d])
     start, level = np.zeros(dst.ndim, np.int64), src  # `level` holds the cells from `start` on
+    earlier, earlier_start = previous, start
     for left in reversed(range(steps)):
         wanted = [
             np.arange(
@@ -96,7 +101,23 @@ def advance(
             if mode == "constant":
                 beyond = (slice(None),) * d + ((read < first) | (read >= end),)
                 padded[beyond] = cval if np.iscomplexobj(src) else complex(cval).real
-        level = np.empty([len(cells) for cells in wanted], dst.dtype)
-        correlate(padded, level, taps - low, weights)
-        start = np.array([cells[0] for cells in wanted])
+        new, first_cell = np.empty([len(cells) for cells in wanted], dst.dtype), np.array([cells[0] for cells in wanted])
+        correlate(padded, new, taps - low, weights)
+        here = level[_part(first_cell - start, new.shape)]
+        if field is not None:
+            for part in (new.real, new.imag) if np.iscomplexobj(new) else (new,):  # see `correlate`
+                part *= field[_part(first_cell, new.shape)]
+        if earlier is not None:
+            new[...] = here + here - earlier[_part(first_cell - earlier_start, new.shape)] + new
+            if kept is not None and not left:
+                kept[...] = here
+        elif field is not None:
+            new[...] = here + new
+        earlier, earlier_start = (None if previous is None else level), start
+        start, level = first_cell, new
     dst[...] = level
+
+
+def _part(start: NDArray[np.int64], shape: Sequence[int]) -> tuple[slice, ...]:
+    """So many cells from `start` on."""
+    return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
