@@ -30,7 +30,7 @@ namespace {
 using std::int64_t;
 
 constexpr int64_t LINE = 64;
-constexpr int64_t DETOUR = 512;  // scalars of a row
+constexpr int64_t DETOUR = 256;  // scalars of a row
 
 // The index inside an axis from lo to hi that stands for one beyond it; not of a constant edge.
 int64_t inside(int64_t i, int64_t lo, int64_t hi, Mode mode) {
@@ -226,12 +226,15 @@ private:
         }
     }
 
-    // For the first row of a plane b of the plane z; its sums will lie in a row of the spare ones.
-    Update<T> update_of(int level, int64_t z, int64_t b, int spare_row) const {
+    // Where a row of a level may lie for a while. Like those of the rings, relative to cache lines.
+    T *spare_row(int level, int number) const { return spare + number * row_stride + regions[level].lo[3] - origin[3]; }
+
+    // For the first row b of the plane z, whose sums lie in the spare row of this number.
+    Update<T> update_of(int level, int64_t z, int64_t b, int number) const {
         const int64_t c = regions[level].lo[2], x = regions[level].lo[3];
         Update<T> update{};
         update.parts = p.parts;
-        update.sum = spare + spare_row * row_stride;
+        update.sum = spare_row(level, number);
         update.here = plane_of(level - 1, z).row(b, c) + x;
         const auto first = [&](auto *array, const int64_t *stride, int parts) {
             return array + z * stride[0] + b * stride[1] + c * stride[2] + x / parts;
@@ -265,7 +268,7 @@ private:
             const T *from[(2 * MOST_RADIUS + 1) * (JAM + 2 * MOST_RADIUS)];
             T *memory[JAM];
             for (int i = 0; i < reads; ++i) from[i] = x[i] + begin;
-            for (int j = 0; j < batch; ++j) memory[j] = spare + j * row_stride + begin;
+            for (int j = 0; j < batch; ++j) memory[j] = spare_row(level, j) + begin;
             Ahead part = ahead;
             for (int r = 0; r < part.rows; ++r) part.row[r] += ahead.limit * LINE * begin / n;
             part.limit = ahead.limit * (end - begin) / n + 1;
@@ -276,7 +279,7 @@ private:
                 if (updates) {
                     rows<T>().finish(out[j], update[j], done[j], stop, last);
                 } else {
-                    const T *row = spare + j * row_stride + done[j];
+                    const T *row = spare_row(level, j) + done[j];
                     rows<T>().copy(out[j] + done[j], {&row, nullptr, 1}, stop - done[j], true, Ahead());
                 }
                 done[j] = stop;
@@ -301,7 +304,7 @@ private:
             }
             Update<T> update = updates ? update_of(level, z, b, 0) : Update<T>{};
             for (int64_t c = region.lo[2]; c < region.hi[2]; ++c) {
-                T *out = to.row(b, c) + region.lo[3], *sums = updates ? spare : out;
+                T *out = to.row(b, c) + region.lo[3], *sums = updates ? spare_row(level, 0) : out;
                 if (count == 0) std::memset(static_cast<void *>(sums), 0, std::size_t(n) * sizeof(T));
                 else row(sums, {pointers.data(), p.weight.data(), count}, n, last && !updates, ahead_of(level, 1, c, n));
                 if (updates) {

@@ -249,51 +249,63 @@ void row(typename Op::scalar *dst, const Taps<typename Op::scalar> &taps, int64_
     if (i < n) end(n - LANES, i, n);
 }
 
-// The vectors of a row at i, or its scalar.
-template <class V, class T>
+// The vector of a row at i, or its scalar.
+template <bool FIELD, bool PREVIOUS, class V, class T>
 MPIHPC_INLINE V finished(const Update<T> &u, int64_t i) {
     V sum = load<V>(u.sum + i);
-    if (u.field) {
+    if constexpr (FIELD) {
         if (u.parts == 1) {
             sum = load<V>(u.field + i) * sum;
         } else {
-            V field;
-            for (int64_t k = 0; k < int64_t(sizeof(V) / sizeof(T)); ++k)
-                reinterpret_cast<T *>(&field)[k] = u.field[(i + k) / 2];
-            sum = field * sum;
+            T field[sizeof(V) / sizeof(T)];
+            for (int64_t k = 0; k < int64_t(sizeof(V) / sizeof(T)); ++k) field[k] = u.field[(i + k) / 2];
+            sum = load<V>(field) * sum;
         }
     }
     const V here = load<V>(u.here + i);
-    return u.previous ? here + here - load<V>(u.previous + i) + sum : here + sum;
+    if constexpr (PREVIOUS) return here + here - load<V>(u.previous + i) + sum;
+    else return here + sum;
+}
+
+template <bool FIELD, bool PREVIOUS, bool STREAM, class T, int BYTES>
+MPIHPC_INLINE int64_t finish_vectors(T *dst, const Update<T> &u, int64_t i, int64_t end) {
+    using V = typename Vector<T, BYTES>::type;
+    constexpr int64_t LANES = BYTES / sizeof(T), BLOCK = STREAM ? 64 / BYTES : 4;
+    for (; i + BLOCK * LANES <= end; i += BLOCK * LANES) {
+        V value[BLOCK];
+#pragma GCC unroll 8
+        for (int b = 0; b < BLOCK; ++b) value[b] = finished<FIELD, PREVIOUS, V>(u, i + b * LANES);
+#pragma GCC unroll 8
+        for (int b = 0; b < BLOCK; ++b) store<STREAM>(dst + i + b * LANES, value[b]);
+    }
+    return i;
+}
+
+template <bool FIELD, bool PREVIOUS, class T, int BYTES>
+MPIHPC_INLINE void finish_row(T *dst, const Update<T> &u, int64_t i, int64_t end, bool stream) {
+    const auto scalars_to = [&](int64_t stop) {
+        for (; i < stop; ++i) dst[i] = finished<FIELD, PREVIOUS, T>(u, i);
+    };
+    if (stream) {  // by whole cache lines: none is written both ways
+        const int64_t lead = int64_t((-reinterpret_cast<std::uintptr_t>(dst + i) & 63) / sizeof(T));
+        scalars_to(i + lead < end ? i + lead : end);
+        i = finish_vectors<FIELD, PREVIOUS, true, T, BYTES>(dst, u, i, end);
+    } else {
+        i = finish_vectors<FIELD, PREVIOUS, false, T, BYTES>(dst, u, i, end);
+    }
+    scalars_to(end);
 }
 
 template <class T, int BYTES>
 void finish(T *dst, const Update<T> &update, int64_t begin, int64_t end, bool stream) {
-    using V = typename Vector<T, BYTES>::type;
-    constexpr int64_t LANES = BYTES / sizeof(T), LINE = 64 / sizeof(T);
     const Update<T> u = update;
-    const bool stream_kept = stream && (dst - u.kept) % LINE == 0;
-    int64_t i = begin;
-    const auto scalars_to = [&](int64_t stop) {
-        for (; i < stop; ++i) {
-            dst[i] = finished<T>(u, i);
-            if (u.kept) u.kept[i] = u.here[i];
-        }
-    };
-    // Streaming goes by whole cache lines: none is written both ways.
-    const int64_t lead = int64_t((-reinterpret_cast<std::uintptr_t>(dst + begin) & 63) / sizeof(T));
-    if (stream) scalars_to(begin + lead < end ? begin + lead : end);
-    const int64_t stop = stream ? i + (end - i) / LINE * LINE : i + (end - i) / LANES * LANES;
-    for (; i < stop; i += LANES) {
-        const V value = finished<V>(u, i);
-        if (stream) store<true>(dst + i, value);
-        else store<false>(dst + i, value);
-        if (u.kept) {
-            if (stream_kept) store<true>(u.kept + i, load<V>(u.here + i));
-            else store<false>(u.kept + i, load<V>(u.here + i));
-        }
+    if (u.field && u.previous) finish_row<true, true, T, BYTES>(dst, u, begin, end, stream);
+    else if (u.field) finish_row<true, false, T, BYTES>(dst, u, begin, end, stream);
+    else finish_row<false, true, T, BYTES>(dst, u, begin, end, stream);
+    if (u.kept) {
+        const T *here = u.here + begin;
+        row<Copy<T>, BYTES>(u.kept + begin, {&here, nullptr, 1}, end - begin, stream, Ahead());
     }
-    scalars_to(end);
 }
 
 #include "shapes.hpp"
