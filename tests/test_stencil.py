@@ -18,7 +18,7 @@ from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition, Grown
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer, sent
-from mpihpc.stencil import Evolution, Taps, evolve, fusing, named_kernel
+from mpihpc.stencil import Evolution, Taps, evolve, fusing, leapfrog, named_kernel
 from mpihpc.stencil.fusing import choose_fuse
 
 PAD = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
@@ -113,6 +113,69 @@ def test_bits_do_not_depend_on_fused_steps(comm, verdict):
                 assert evolve(u, kernel, steps, fuse=fuse, **options).checksum() == single
 
     check()
+
+
+def test_fields_and_two_levels(comm, verdict):
+    """`evolve` with a field and `leapfrog` against NumPy on the whole array; the same bits for any fused steps."""
+
+    @settings(max_examples=80)
+    @given(cases(comm.size), st.integers(0, 5), st.booleans(), st.integers(1, 3))
+    def check(case, steps, two, threads):
+        shape, dims, lengths, origin, modes, kind, seed = case
+        with verdict(comm):
+            rng = np.random.default_rng(seed)
+            whole, before = ((rng.standard_normal(shape) * 9).astype(kind) for _ in range(2))
+            kernel = rng.standard_normal(lengths) / math.prod(lengths)
+            factor = rng.random(shape)
+            u, previous, field = (mpihpc.asarray(a, comm=comm, dims=dims) for a in (whole, before, factor))
+            options = {"mode": modes, "cval": 2.5, "origin": origin, "threads": threads}
+            work = np.result_type(whole.dtype, "f4" if kind in "fF" else "f8")
+            now, last, size = whole.astype(work), before.astype(work), 1.0
+            for _ in range(steps):
+                change = factor * correlate(now, kernel, modes, 2.5, origin)
+                now, last = (2 * now - last + change if two else now + change), now
+                size = max(size, np.abs(now).max(initial=0))
+            sums = set()
+            for fuse in (1, 2, 4, None):
+                if two:
+                    got, kept = leapfrog(u, previous, kernel, steps, fuse=fuse, field=field, **options)
+                    sums.add((got.checksum(), kept.checksum()))
+                else:
+                    got = kept = evolve(u, kernel, steps, fuse=fuse, field=field, **options)
+                    sums.add(got.checksum())
+            assert len(sums) == 1
+            unit = (1e-6 if kind in "fF" else 1e-14) * size * 4**steps * (1 + np.abs(kernel).sum())
+            assert np.abs(got.gather(None) - now).max(initial=0) <= unit
+            if two:
+                assert np.abs(kept.gather(None) - last).max(initial=0) <= unit
+
+    check()
+
+
+@pytest.mark.parametrize("order", [2, 4, 8])
+def test_a_standing_wave_converges_with_its_order(comm, order):
+    """``cos(pi k t) cos(pi k x)`` between mirrors; the time step is so small that space decides the error."""
+    k, end, errors = 3, 0.25, []
+    for n in (16, 32):  # cells; cell i lies at (i + 1/2) / n
+        steps = {2: 8, 4: 40, 8: 700}[order] * (n // 16) ** (order // 2)
+        courant = (end / steps * n) ** 2
+        u = mpihpc.fromfunction(lambda i, n=n: np.cos(np.pi * k * (i + 0.5) / n), n, comm=comm)
+        half, field = (mpihpc.full(n, value, comm=comm) for value in (courant / 2, courant))
+        kernel = f"laplace:{order}"
+        last = evolve(u, kernel, 1, "reflect", field=half)
+        # From rest, the value at dt is that at -dt too.
+        new, _ = leapfrog(u, last, kernel, steps, "reflect", field=field)
+        exact = np.cos(np.pi * k * end) * np.cos(np.pi * k * (np.arange(n) + 0.5) / n)
+        errors.append(np.abs(new.gather(None) - exact).max())
+    assert order - 0.3 < math.log2(errors[0] / errors[1]) < order + 0.3, errors
+
+
+def test_plain_waves_need_no_field(comm):
+    u = mpihpc.fromfunction(lambda i, j: np.sin(i) + j, (12, 9), comm=comm)
+    kernel = named_kernel("laplace", 2) / 4
+    ones = mpihpc.full((12, 9), 1.0, comm=comm)
+    a, b = leapfrog(u, u, kernel, 5), leapfrog(u, u, kernel, 5, field=ones)
+    assert [x.checksum() for x in a] == [x.checksum() for x in b]
 
 
 @pytest.mark.parametrize(
@@ -403,6 +466,16 @@ def test_more_bad_input(comm):
     with pytest.raises(TypeError, match="complex"):
         evolve(mpihpc.zeros(3, complex, comm=comm), "heat", 1, dtype="f8")
     u = mpihpc.zeros((4, 4), comm=comm)
+    for wrong, text in [
+        ({"field": 2.0}, "field must be a DistArray, not float"),
+        ({"field": mpihpc.zeros((4, 5), comm=comm)}, "field must have the decomposition and the ranks of u"),
+        ({"field": mpihpc.zeros((4, 4), complex, comm=comm)}, "complex input .complex128. does not fit dtype float64"),
+        ({"previous": np.zeros((4, 4))}, "previous must be a DistArray, not ndarray"),
+        ({"previous": mpihpc.zeros((3, 4), comm=comm)}, "previous must have the decomposition and the ranks of u"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=text) as caught:
+            leapfrog(u, **{"previous": u, "kernel": "laplace", "steps": 1} | wrong)
+        assert len(set(comm.allgather(str(caught.value)))) == 1
     for arguments, text in [
         ({"weights": np.ones(3)}, "weights have 1 axis, the input has 2"),
         ({"weights": np.ones((3, 3)), "output": u}, "input itself"),

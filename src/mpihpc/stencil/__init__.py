@@ -1,4 +1,7 @@
-"""Stencils: many steps of ``new[i] = sum_t weight[t] * old[i + offset[t]]`` on a distributed array."""
+"""Stencils: many steps of ``new[i] = sum_t weight[t] * old[i + offset[t]]`` on a distributed array.
+
+The sum may also be what is added to the old value, times a field, or to the two old values of a wave (`leapfrog`).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from mpihpc.stencil.taps import Taps, working_dtype
 
 MOST_FUSED = 64
 
-__all__ = ["Evolution", "Stencil", "Taps", "evolve", "named_kernel"]
+__all__ = ["Evolution", "Leapfrog", "Stencil", "Taps", "evolve", "leapfrog", "named_kernel"]
 
 
 class Stencil:
@@ -47,6 +50,10 @@ class Stencil:
     fuse : int, optional
         Steps after one exchange, in one pass over memory: 1 to 64. Default: as many as a model of this machine finds
         best; it measures the machine once, and keeps what it finds in the user's cache folder.
+    field : DistArray, optional
+        What the sum is multiplied with before it is added to the old value: see `evolve`. It is copied.
+    levels : int
+        How many steps a new value depends on: 1, or 2 as in `leapfrog`.
 
     Attributes
     ----------
@@ -69,6 +76,8 @@ class Stencil:
         cval: Any = 0.0,
         threads: int | None = None,
         fuse: int | None = None,
+        field: DistArray | None = None,
+        levels: int = 1,
     ) -> None:
         topology = Topology.of(comm)
         dtype = np.dtype(dtype)
@@ -86,11 +95,16 @@ class Stencil:
                 )
             if fuse is not None and not 1 <= index(fuse) <= MOST_FUSED:
                 raise ValueError(f"fuse {fuse} is not from 1 to {MOST_FUSED}")
+            real = np.empty(0, dtype).real.dtype
+            if field is not None:
+                check_companion("field", field, decomposition, topology)
+                require_cast(field.dtype, real)
             self.threads = thread_count(topology.cores, threads)
         self.dtype = dtype
         width = symmetric_width(taps.width, modes)
         most_threads = topology.private.allreduce(self.threads, op=MPI.MAX)
-        self.fusing = choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse)
+        arrays = 2 * levels + (field is not None)
+        self.fusing = choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse, arrays)
         steps = self.fusing.steps
         self.halo = Halo(
             decomposition,
@@ -110,9 +124,21 @@ class Stencil:
             complex(cval),
         )
         self._offsets = taps.offsets
-        self._weights = taps.weights.astype(dtype if taps.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype)
+        self._weights = taps.weights.astype(dtype if taps.weights.dtype.kind == "c" else real)
+        self._field = None
+        if field is not None:
+            mine = padded_copy(field, real, self.halo.width)
+            Halo(decomposition, topology, self.halo.width, real, modes, beyond=False).exchange(mine.padded)
+            self._field = mine.padded
 
-    def apply(self, padded: NDArray[Any], out: NDArray[Any], steps: int = 1) -> None:
+    def apply(
+        self,
+        padded: NDArray[Any],
+        out: NDArray[Any],
+        steps: int = 1,
+        previous: NDArray[Any] | None = None,
+        kept: NDArray[Any] | None = None,
+    ) -> None:
         """Exchange the halo of `padded`, and write the block after some steps to `out`. Collective.
 
         Parameters
@@ -123,10 +149,17 @@ class Stencil:
             Shape of the block; must not share memory with `padded`.
         steps : int
             1 to ``fusing.steps``.
+        previous : numpy.ndarray, optional
+            Like `padded`, with the values a step earlier, if the plan has two levels.
+        kept : numpy.ndarray, optional
+            Like `out`, for the values after ``steps - 1`` steps, if there is a `previous` and more than one step.
         """
         self.halo.exchange(padded)
+        if previous is not None and steps > 1:
+            self.halo.exchange(previous)
         if out.size:
-            cpu.advance(padded, out, self._offsets, self._weights, steps, *self._geometry, self.threads)
+            more = {"field": self._field, "previous": previous, "kept": kept}
+            cpu.advance(padded, out, self._offsets, self._weights, steps, *self._geometry, self.threads, **more)
 
 
 class Evolution:
@@ -169,6 +202,43 @@ class Evolution:
         return u
 
 
+class Leapfrog:
+    """The plan of many steps from two levels, as `leapfrog` makes them. Making it is collective.
+
+    Parameters are those of `Stencil`. Holds one padded array of its own, or two if steps are fused.
+    """
+
+    def __init__(self, decomposition: Decomposition, taps: Taps, dtype: DTypeLike, **options: Any) -> None:
+        self.stencil = Stencil(decomposition, taps, dtype, levels=2, **options)
+        self._others = [
+            DistArray(decomposition, dtype, comm=options.get("comm"), halo=self.stencil.halo.width)
+            for _ in range(min(2, self.stencil.fusing.steps))
+        ]
+
+    def run(
+        self, u: DistArray, previous: DistArray, steps: int, callback: Callable[[int], None] | None = None
+    ) -> tuple[DistArray, DistArray]:
+        """Advance `u` and `previous`, the values a step earlier. Collective.
+
+        Before: both have the plan's decomposition, dtype and halo. After: the new two are returned, and the old ones
+        are workspace: do not use them again.
+        """
+        done = 0
+        while done < steps:
+            count = min(self.stencil.fusing.steps, steps - done)
+            new, *more = self._others
+            if count == 1:
+                self.stencil.apply(u.padded, new.local, 1, previous.padded)
+                u, previous, self._others = new, u, [previous, *more]
+            else:
+                self.stencil.apply(u.padded, new.local, count, previous.padded, more[0].local)
+                u, previous, self._others = new, more[0], [u, previous]
+            done += count
+            if callback:
+                callback(done)
+        return u, previous
+
+
 def evolve(
     u: DistArray,
     kernel: ArrayLike | str,
@@ -180,9 +250,12 @@ def evolve(
     dtype: DTypeLike | None = None,
     threads: int | None = None,
     fuse: int | None = None,
+    field: DistArray | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> DistArray:
     """Apply a stencil many times: ``u[i] <- sum_k kernel[k] * u[i + k - kernel.shape // 2 - origin]``. Collective.
+
+    With a `field` the sum is what changes a cell: ``u[i] <- u[i] + field[i] * sum_k ...``.
 
     The bits of the result do not depend on the number of ranks, the grid, the threads or the steps that are fused.
 
@@ -211,6 +284,9 @@ def evolve(
     fuse : int, optional
         Steps after one exchange, in one pass over memory: 1 to 64. Default: as many as a model of this machine finds
         best, but 1 with a `callback`.
+    field : DistArray, optional
+        Real, of the decomposition of `u`: with the kernel ``laplace``, for example, the diffusivity times the time step
+        over the square of the grid's spacing, in ``du/dt = field * laplace(u)``.
     callback : callable, optional
         Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done.
 
@@ -224,8 +300,68 @@ def evolve(
     ValueError, TypeError
         On all ranks, with the same text.
     """
+    taps, work, count = _read(u, kernel, steps, origin, dtype)
+    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "field": field}
+    plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
+    return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
+
+
+def leapfrog(
+    u: DistArray,
+    previous: DistArray,
+    kernel: ArrayLike | str,
+    steps: int,
+    mode: str | Sequence[str] = "reflect",
+    cval: Any = 0.0,
+    *,
+    origin: int | Sequence[int] = 0,
+    dtype: DTypeLike | None = None,
+    threads: int | None = None,
+    fuse: int | None = None,
+    field: DistArray | None = None,
+    callback: Callable[[int], None] | None = None,
+) -> tuple[DistArray, DistArray]:
+    """Many steps of a wave: ``new[i] = 2 u[i] - previous[i] + field[i] * sum_k kernel[k] * u[i + k - ...]``. Collective.
+
+    The scheme of second order in time for ``d2u/dt2 = c**2 laplace(u)``, with the kernel ``laplace:ORDER`` and the field
+    ``(c * dt / dx)**2``; stable if that is at most ``4 / s``, with ``s`` the sum of the kernel's magnitudes (Courant,
+    Friedrichs, Lewy, 1928). From rest, ``previous`` is ``evolve(u, kernel, 1, field=half)`` with half the field.
+
+    Parameters
+    ----------
+    u, previous : DistArray
+        The values now, and a step earlier: shape, dtype and decomposition alike. Not changed.
+    field : DistArray, optional
+        Real, of the decomposition of `u`. Default: 1 everywhere.
+    kernel, steps, mode, cval, origin, dtype, threads, fuse, callback
+        As in `evolve`.
+
+    Returns
+    -------
+    (DistArray, DistArray)
+        The values after the last step, and a step earlier.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On all ranks, with the same text.
+    """
+    taps, work, count = _read(u, kernel, steps, origin, dtype)
+    with agree(u.topology.private):
+        check_companion("previous", previous, u.decomposition, u.topology)
+        require_cast(previous.dtype, work)
+    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "field": field}
+    plan = Leapfrog(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
+    width = plan.stencil.halo.width
+    return plan.run(padded_copy(u, work, width), padded_copy(previous, work, width), count, callback)
+
+
+def _read(
+    u: DistArray, kernel: ArrayLike | str, steps: int, origin: int | Sequence[int], dtype: DTypeLike | None
+) -> tuple[Taps, np.dtype, int]:
+    """The arguments that `evolve` and `leapfrog` share: taps, dtype to compute in, number of steps."""
     if not isinstance(u, DistArray):
-        raise TypeError(f"evolve works on a DistArray, not on {type(u).__name__}: use mpihpc.asarray first")
+        raise TypeError(f"stencils work on a DistArray, not on {type(u).__name__}: use mpihpc.asarray first")
     with agree(u.topology.private):
         count = index(steps)
         if count < 0:
@@ -236,9 +372,15 @@ def evolve(
         if dtype is not None and work != dtype:
             raise TypeError(f"stencils compute in {work}, not in {np.dtype(dtype)}")
         require_cast(u.dtype, work)
-    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
-    plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
-    return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
+    return taps, work, count
+
+
+def check_companion(name: str, array: DistArray, decomposition: Decomposition, topology: Topology) -> None:
+    """Refuse an array that is not cut like the one it belongs to."""
+    if not isinstance(array, DistArray):
+        raise TypeError(f"{name} must be a DistArray, not {type(array).__name__}: use mpihpc.asarray first")
+    if (array.decomposition, array.topology) != (decomposition, topology):
+        raise ValueError(f"{name} must have the decomposition and the ranks of u: {array.decomposition} is not {decomposition}")
 
 
 def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:

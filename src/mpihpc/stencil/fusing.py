@@ -68,6 +68,7 @@ def choose_fuse(
     topology: Topology,
     threads: int,
     only: int | None = None,
+    arrays: int = 2,
 ) -> Fusing:
     """The number of steps per exchange that takes the least time by the model. Collective.
 
@@ -79,6 +80,8 @@ def choose_fuse(
         The halo of one step.
     only : int, optional
         Predict for this number.
+    arrays : int
+        How many are read or written in a pass.
     """
     block = tuple(-(-n // p) for n, p in zip(decomposition.shape, decomposition.dims, strict=True))
     large = math.prod(block) >= _LARGE
@@ -99,7 +102,7 @@ def choose_fuse(
         )
         compute = rates.seconds_per_cell + rates.seconds_per_tap * len(taps.weights)
         compute *= dtype.itemsize / 8 / threads * _core.tile_cost(block, width, dtype.itemsize, steps, threads)
-        memory = 2 * dtype.itemsize / rates.bytes_per_s / steps
+        memory = arrays * dtype.itemsize / rates.bytes_per_s / steps
         cut = sum(p > 1 for p in decomposition.dims)
         messages = 2 * cut if taps.star and steps == 1 else 3**cut - 1
         sent = (frame - math.prod(block)) * dtype.itemsize if cut else 0
