@@ -41,7 +41,13 @@ def steepest(a):
 
 
 def test_every_example_is_tested():
-    assert {p.name for p in EXAMPLES.glob("*.py")} == {"heat.py", "smooth_dem.py", "custom_loop.py"}
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {
+        "heat.py",
+        "heat_in_metals.py",
+        "wave.py",
+        "smooth_dem.py",
+        "custom_loop.py",
+    }
 
 
 def test_heat(launch, tmp_path):
@@ -62,6 +68,63 @@ def test_heat(launch, tmp_path):
     hottest, total = re.match(r"hottest ([\d.]+), sum ([\d.]+), checksum [0-9a-f]{16}, ", said[0]).groups()
     assert float(hottest) == pytest.approx(u.max(), abs=1e-6)
     assert total == f"{63 * 63 * 100:.3f}"
+
+
+def image(file):
+    from matplotlib.image import imread
+
+    return imread(file)
+
+
+def test_heat_in_metals(launch, tmp_path):
+    said = []
+    for n in (1, 3):
+        done = launch(n, EXAMPLES / "heat_in_metals.py")
+        assert (done.returncode, done.lines) == (0, [])
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    i, j = np.indices((120, 200))
+    speed = np.where(j < 100, 1.17e-4, 3.4e-5)
+    u = 100.0 * ((i >= 40) & (i < 80) & (j >= 80) & (j < 120))
+    heat = (u / speed).sum() * 1.17e-4
+    for _ in range(2000):
+        u = u + speed * 2e3 * ndimage.laplace(u, mode="reflect")
+    with h5py.File(tmp_path / "heat_in_metals.h5") as f:
+        np.testing.assert_allclose(f["data"], u, rtol=0, atol=1e-9)
+    assert f"copper up to {u[:, :100].max():.4f} degC, brass up to {u[:, 100:].max():.4f} degC" in said[0]
+    assert f"heat {heat:.3f}, checksum" in said[0]
+    picture = image(tmp_path / "heat_in_metals.png")
+    assert picture.shape[:2] == u.shape
+    hottest = np.unravel_index(u.argmax(), u.shape)
+    assert picture[..., :3].sum(-1)[hottest] == picture[..., :3].sum(-1).max()
+
+
+def test_wave(launch, tmp_path):
+    said = []
+    for n in (1, 3):
+        done = launch(n, EXAMPLES / "wave.py")
+        assert (done.returncode, done.lines) == (0, [])
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    found = re.findall(r"^order (\d): error .*: order ([\d.]+)$", said[0], re.MULTILINE)
+    assert [int(order) for order, _ in found] == [2, 4, 8]
+    assert all(abs(float(seen) - int(order)) < 0.2 for order, seen in found)
+    i, j = np.indices((300, 300))
+    field = np.where((i - 150) ** 2 + (j - 190) ** 2 < 3600, 0.25, 0.5) ** 2
+    second = np.array([-1 / 560, 8 / 315, -1 / 5, 8 / 5, -205 / 72, 8 / 5, -1 / 5, 8 / 315, -1 / 560])
+
+    def change(u):
+        return field * sum(ndimage.correlate1d(u, second, axis, mode="reflect") for axis in (0, 1))
+
+    u = np.exp(-((i - 150) ** 2 + (j - 60) ** 2) / 40)
+    last = u + change(u) / 2
+    for _ in range(320):
+        u, last = 2 * u - last + change(u), u
+    with h5py.File(tmp_path / "wave.h5") as f:
+        np.testing.assert_allclose(f["data"], u, rtol=0, atol=1e-11)
+    picture = image(tmp_path / "wave.png")[..., :3]
+    assert picture.shape[:2] == u.shape
+    assert (picture[u > 0.1][:, 2] > picture[u > 0.1][:, 0]).all() and (u > 0.1).sum() > 100  # blue
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -115,7 +178,6 @@ def test_commands_are_found():
     assert commands(block) == ["mpirun -n 8 python -m x \\\n    --steps 3", "h5ls out.h5"]
 
 
-@pytest.mark.skipif(not README.exists(), reason="there is no README yet")
 class TestReadme:
     def test_console(self, reader_folder):
         """All commands, one after the other, as a reader would type them."""

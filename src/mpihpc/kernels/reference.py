@@ -101,7 +101,10 @@ def advance(
             if mode == "constant":
                 beyond = (slice(None),) * d + ((read < first) | (read >= end),)
                 padded[beyond] = cval if np.iscomplexobj(src) else complex(cval).real
-        new, first_cell = np.empty([len(cells) for cells in wanted], dst.dtype), np.array([cells[0] for cells in wanted])
+        new, first_cell = (
+            np.empty([len(cells) for cells in wanted], dst.dtype),
+            np.array([cells[0] for cells in wanted]),
+        )
         correlate(padded, new, taps - low, weights)
         here = level[_part(first_cell - start, new.shape)]
         if field is not None:

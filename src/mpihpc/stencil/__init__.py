@@ -380,7 +380,9 @@ def check_companion(name: str, array: DistArray, decomposition: Decomposition, t
     if not isinstance(array, DistArray):
         raise TypeError(f"{name} must be a DistArray, not {type(array).__name__}: use mpihpc.asarray first")
     if (array.decomposition, array.topology) != (decomposition, topology):
-        raise ValueError(f"{name} must have the decomposition and the ranks of u: {array.decomposition} is not {decomposition}")
+        raise ValueError(
+            f"{name} must have the decomposition and the ranks of u: {array.decomposition} is not {decomposition}"
+        )
 
 
 def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:
