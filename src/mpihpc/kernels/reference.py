@@ -61,7 +61,6 @@ def advance(
     cval: complex = 0.0,
     threads: int = 1,
     tile: Sequence[int] = (),
-    *,
     field: NDArray[np.floating] | None = None,
     previous: NDArray[np.inexact] | None = None,
     kept: NDArray[np.inexact] | None = None,

@@ -158,8 +158,8 @@ class Stencil:
         if previous is not None and steps > 1:
             self.halo.exchange(previous)
         if out.size:
-            more = {"field": self._field, "previous": previous, "kept": kept}
-            cpu.advance(padded, out, self._offsets, self._weights, steps, *self._geometry, self.threads, **more)
+            taps, more = (self._offsets, self._weights), (self._field, previous, kept)
+            cpu.advance(padded, out, *taps, steps, *self._geometry, self.threads, (), *more)
 
 
 class Evolution:
@@ -321,10 +321,10 @@ def leapfrog(
     field: DistArray | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> tuple[DistArray, DistArray]:
-    """Many steps of a wave: ``new[i] = 2 u[i] - previous[i] + field[i] * sum_k kernel[k] * u[i + k - ...]``. Collective.
+    """Many steps of a wave: ``new[i] = 2 u[i] - previous[i] + field[i] * sum_k ...``, as in `evolve`. Collective.
 
-    The scheme of second order in time for ``d2u/dt2 = c**2 laplace(u)``, with the kernel ``laplace:ORDER`` and the field
-    ``(c * dt / dx)**2``; stable if that is at most ``4 / s``, with ``s`` the sum of the kernel's magnitudes (Courant,
+    The scheme of second order in time for ``d2u/dt2 = c**2 laplace(u)``, with the kernel ``laplace:ORDER`` and
+    ``field = (c * dt / dx)**2``; stable if that is at most ``4 / s``, with ``s`` the sum of the kernel's magnitudes (Courant,
     Friedrichs, Lewy, 1928). From rest, ``previous`` is ``evolve(u, kernel, 1, field=half)`` with half the field.
 
     Parameters
