@@ -20,6 +20,9 @@ def advance(
     cval: complex = 0.0,
     threads: int = 1,
     tile: Sequence[int] = (),
+    field: NDArray[Any] | None = None,
+    previous: NDArray[Any] | None = None,
+    kept: NDArray[Any] | None = None,
 ) -> None: ...
 def tile_cost(
     shape: Sequence[int], width: Sequence[tuple[int, int]], itemsize: int, steps: int, threads: int

@@ -158,8 +158,18 @@ class Stencil:
         if previous is not None and steps > 1:
             self.halo.exchange(previous)
         if out.size:
-            taps, more = (self._offsets, self._weights), (self._field, previous, kept)
-            cpu.advance(padded, out, *taps, steps, *self._geometry, self.threads, (), *more)
+            cpu.advance(
+                padded,
+                out,
+                self._offsets,
+                self._weights,
+                steps,
+                *self._geometry,
+                self.threads,
+                field=self._field,
+                previous=previous,
+                kept=kept,
+            )
 
 
 class Evolution:
@@ -324,8 +334,8 @@ def leapfrog(
     """Many steps of a wave: ``new[i] = 2 u[i] - previous[i] + field[i] * sum_k ...``, as in `evolve`. Collective.
 
     The scheme of second order in time for ``d2u/dt2 = c**2 laplace(u)``, with the kernel ``laplace:ORDER`` and
-    ``field = (c * dt / dx)**2``; stable if that is at most ``4 / s``, with ``s`` the sum of the kernel's magnitudes (Courant,
-    Friedrichs, Lewy, 1928). From rest, ``previous`` is ``evolve(u, kernel, 1, field=half)`` with half the field.
+    ``field = (c * dt / dx)**2``; stable if that is at most ``4 / s``, with ``s`` the sum of the kernel's magnitudes
+    (Courant, Friedrichs, Lewy, 1928). From rest, `previous` is ``evolve(u, kernel, 1, field=half)``, half the field.
 
     Parameters
     ----------
