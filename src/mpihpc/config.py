@@ -61,7 +61,7 @@ def parse_config(
     SystemExit
         After ``--help`` and ``--version``.
     """
-    parser = _Parser(prog=prog, description=description, epilog=epilog)
+    parser = Parser(prog=prog, description=description, epilog=epilog)
     parser.add_argument("--config", metavar="FILE", help="options from a .toml file, or those of an earlier result .h5")
     for item in fields(config):  # type: ignore[arg-type]
         name, about = "--" + item.name.replace("_", "-"), item.metadata
@@ -85,7 +85,7 @@ def stored(config: Any) -> str:
     return json.dumps({k: v for k, v in asdict(config).items() if v is not None}, default=str)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Errors are one line, and only what was given is in the result."""
 
     def __init__(self, **options: Any) -> None:

@@ -30,8 +30,9 @@ from mpihpc.programs import progress
 from mpihpc.stencil import Evolution, Taps, check_axes, working_dtype
 from mpihpc.stencil.named import named_kernel
 from mpihpc.stencil.options import DTYPES, Config
-from mpihpc.stencil.picture import check_picture, picture
+from mpihpc.stencil.picture import picture
 from mpihpc.stencil.verify import verify
+from mpihpc.view import check_picture
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
                 file, name = io.split_name(config.output)
                 io.check_target(file, "data" if name is None else name)
             if config.plot:
-                check_picture(config.plot)
+                check_picture(config.plot, (".png", ".pdf", ".svg", ".jpg"))
     reader, dataset, units = None, None, None
     shape = (1024, 1024) if config.shape is None else config.shape
     dtype = np.dtype(config.dtype or float)

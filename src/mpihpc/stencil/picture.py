@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
 from mpihpc.core.failure import agree
-
-_PIXELS = 1500
-
-
-def check_picture(file: str) -> None:
-    """Refuse a picture that cannot be drawn, before anything is computed. For one rank, inside `agree`."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install 'mpihpc[viz]'") from None
-    folder = os.path.dirname(os.path.realpath(file))
-    if not file.lower().endswith((".png", ".pdf", ".svg", ".jpg")):
-        raise ValueError(f"{file} is no name for a picture: end it with .png")
-    if os.path.isdir(file):
-        raise IsADirectoryError(f"{file} cannot be written: it is a folder")
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{file} cannot be written: there is no folder {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{file} cannot be written: no permission to write to folder {folder}")
+from mpihpc.view import PIXELS, Drawing, replacing
 
 
 def thumbnail(u: DistArray) -> NDArray[np.floating] | None:
@@ -41,7 +20,7 @@ def thumbnail(u: DistArray) -> NDArray[np.floating] | None:
     """
     middle, shown = [n // 2 for n in u.shape[:-2]], range(max(0, u.ndim - 2), u.ndim)
     start, stop = u.box.start, u.box.stop
-    thin = {d: -(-u.shape[d] // _PIXELS) for d in shown}
+    thin = {d: -(-u.shape[d] // PIXELS) for d in shown}
     # Every thin[d]-th global index; a block the middle does not cross gives nothing.
     crossed = all(a <= m < b for a, m, b in zip(start, middle, stop, strict=False))
     pick = [m - a for a, m in zip(start, middle, strict=False)] if crossed else [slice(0)] * len(middle)
@@ -72,23 +51,7 @@ def picture(u: DistArray, file: str, title: str, units: str | None = None) -> No
     image = thumbnail(u)
     with agree(u.topology.private, root=0):
         if image is not None:
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(8, 6), layout="constrained")
-            axes = figure.subplots()
-            if image.ndim == 1:
-                axes.plot(np.linspace(0, u.shape[0] - 1, len(image)), image)
-                axes.set_ylabel(units or "")
-            else:
-                shown = axes.imshow(image, extent=(0, u.shape[-1], u.shape[-2], 0), interpolation="nearest")
-                figure.colorbar(shown, label=units or "")
-            axes.set_title(title)
-            partial = f"{file}.{secrets.token_hex(4)}.partial{os.path.splitext(file)[1]}"
-            try:
-                figure.savefig(partial, dpi=120)
-                os.replace(partial, file)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, file) from error
-            finally:
-                if os.path.exists(partial):
-                    os.unlink(partial)
+            drawing = Drawing(u.shape[-2:], units=units or "")
+            drawing.show(image, title)
+            with replacing(file) as partial:
+                drawing.figure.savefig(partial, dpi=120)

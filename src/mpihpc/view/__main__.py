@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import mpihpc
 from mpihpc import io
-from mpihpc.config import _Parser as Parser
+from mpihpc.config import Parser
 from mpihpc.core.decomposition import Box
 from mpihpc.core.failure import agree, nearest
 from mpihpc.programs import execute, progress
