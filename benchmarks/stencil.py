@@ -4,7 +4,8 @@ A step reads and writes every cell once, as a copy does. So both count ``2 x cel
 what the machine can do in one pass over memory; fused steps make less than one pass each. The copy loop is one of
 ordinary loads and stores in the same extension; every rank copies its own block, all at once. Other libraries
 (`benchmarks.peers`; ``make bench`` installs them) work on the whole array on rank 0, with as many threads as there are
-ranks, while the others sleep; so does one rank of mpihpc with threads. They take turns, so that a busy machine disturbs
+ranks, while the others sleep; so does one rank of mpihpc with threads. Ranks that work together are bound to a core
+each, if there are as many. They take turns, so that a busy machine disturbs
 all alike, and the medians are shown.
 """
 
@@ -15,6 +16,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -195,11 +197,14 @@ def measure(comm: MPI.Intracomm, case: Case, rounds: int) -> Result:
             raise failure[0]
     names = [*everywhere, *comm.bcast(list(alone))]
     times: dict[str, list[float]] = {name: [] for name in names}
+    cores = sorted(os.sched_getaffinity(0))
     for turn in range(-1, rounds):
         for name in names:
             if name in FEW and turn > 0 and turn % EVERY:
                 continue
-            if name in everywhere:
+            together = name in everywhere
+            os.sched_setaffinity(0, [cores[comm.rank]] if together and 1 < comm.size <= len(cores) else cores)
+            if together:
                 steps, work = everywhere[name]
                 taken = on_all(comm, work) / steps
             else:
