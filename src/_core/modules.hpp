@@ -1,0 +1,10 @@
+// The parts of mpihpc._core.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace mpihpc {
+
+void bind_stencils(nanobind::module_ &m);
+
+}  // namespace mpihpc
