@@ -18,8 +18,9 @@ from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
-from mpihpc.stencil.fusing import choose_fuse, deep_width
+from mpihpc.stencil.fusing import Fusing, choose_fuse, deep_width
 from mpihpc.stencil.named import named_kernel
+from mpihpc.stencil.separable import Passes, lines_worth_it
 from mpihpc.stencil.taps import Taps, working_dtype
 
 MOST_FUSED = 64
@@ -47,6 +48,8 @@ class Stencil:
     fuse : int, optional
         Steps after one exchange, in one pass over memory: 1 to 64. Default: as many as a model of this machine finds
         best; it measures the machine once, and keeps what it finds in the user's cache folder.
+    exact : bool
+        False: a kernel that is a product of lines may be applied line by line, one step after each exchange.
 
     Attributes
     ----------
@@ -54,6 +57,8 @@ class Stencil:
         The exchange. ``halo.width`` is the depth that padded arrays must have.
     threads : int
         Threads of this rank.
+    lines : list of Taps
+        What is applied in place of the kernel, one line after the other; none if that is not worth while.
     fusing : Fusing
         ``fusing.steps``: the most steps after one exchange. ``fusing.seconds``: what the model expects of one step.
     """
@@ -69,6 +74,7 @@ class Stencil:
         cval: Any = 0.0,
         threads: int | None = None,
         fuse: int | None = None,
+        exact: bool = True,
     ) -> None:
         topology = Topology.of(comm)
         dtype = np.dtype(dtype)
@@ -87,10 +93,15 @@ class Stencil:
             if fuse is not None and not 1 <= index(fuse) <= MOST_FUSED:
                 raise ValueError(f"fuse {fuse} is not from 1 to {MOST_FUSED}")
             self.threads = thread_count(topology.cores, threads)
+            self.lines = [] if exact else lines_worth_it(taps)
         self.dtype = dtype
         width = symmetric_width(taps.width, modes)
         most_threads = topology.private.allreduce(self.threads, op=MPI.MAX)
-        self.fusing = choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse)
+        self.fusing = (
+            Fusing(1, None)
+            if self.lines
+            else choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse)
+        )
         steps = self.fusing.steps
         self.halo = Halo(
             decomposition,
@@ -103,14 +114,11 @@ class Stencil:
         )
         box = decomposition.box(topology.rank)
         start = box.grow(self.halo.width).start
-        self._geometry = (
-            [(a - s, b - s) for a, b, s in zip(*box, start, strict=True)],
-            [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)],
-            modes,
-            complex(cval),
-        )
-        self._offsets = taps.offsets
-        self._weights = taps.weights.astype(dtype if taps.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype)
+        self._box = [(a - s, b - s) for a, b, s in zip(*box, start, strict=True)]
+        edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
+        self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
+        self._taps = taps.offsets, taps.weights_for(dtype)
+        self._passes = Passes(self.lines, self.halo.width, dtype, **self._beyond)
 
     def apply(self, padded: NDArray[Any], out: NDArray[Any], steps: int = 1) -> None:
         """Exchange the halo of `padded`, and write the block after some steps to `out`. Collective.
@@ -125,8 +133,10 @@ class Stencil:
             1 to ``fusing.steps``.
         """
         self.halo.exchange(padded)
-        if out.size:
-            cpu.advance(padded, out, self._offsets, self._weights, steps, *self._geometry, self.threads)
+        if out.size and self.lines:
+            self._passes.advance(padded, out, self._box)
+        elif out.size:
+            cpu.advance(padded, out, *self._taps, steps, self._box, **self._beyond)
 
 
 class Evolution:
@@ -180,6 +190,7 @@ def evolve(
     dtype: DTypeLike | None = None,
     threads: int | None = None,
     fuse: int | None = None,
+    exact: bool = True,
     callback: Callable[[int], None] | None = None,
 ) -> DistArray:
     """Apply a stencil many times: ``u[i] <- sum_k kernel[k] * u[i + k - kernel.shape // 2 - origin]``. Collective.
@@ -211,6 +222,10 @@ def evolve(
     fuse : int, optional
         Steps after one exchange, in one pass over memory: 1 to 64. Default: as many as a model of this machine finds
         best, but 1 with a `callback`.
+    exact : bool
+        False: a kernel that is a product of one line per axis, to rounding (``gaussian``, ``mean``), is applied line
+        by line where that is faster: fewer taps, other rounding. Its steps are not fused, and the bits are still those
+        of any number of ranks, grid and threads.
     callback : callable, optional
         Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done.
 
@@ -236,7 +251,7 @@ def evolve(
         if dtype is not None and work != dtype:
             raise TypeError(f"stencils compute in {work}, not in {np.dtype(dtype)}")
         require_cast(u.dtype, work)
-    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
+    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "exact": exact}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
 
