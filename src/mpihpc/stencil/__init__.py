@@ -21,8 +21,9 @@ from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
-from mpihpc.stencil.fusing import choose_fuse, deep_width
+from mpihpc.stencil.fusing import Fusing, choose_fuse, deep_width
 from mpihpc.stencil.named import named_kernel
+from mpihpc.stencil.separable import Passes, lines_worth_it
 from mpihpc.stencil.taps import Taps, working_dtype
 
 MOST_FUSED = 64
@@ -54,6 +55,9 @@ class Stencil:
         What the sum is multiplied with before it is added to the old value: see `evolve`. It is copied.
     levels : int
         How many steps a new value depends on: 1, or 2 as in `leapfrog`.
+    exact : bool
+        False: a kernel that is a product of lines may be applied line by line, one step after each exchange, if there
+        are neither a field nor two levels.
 
     Attributes
     ----------
@@ -61,6 +65,8 @@ class Stencil:
         The exchange. ``halo.width`` is the depth that padded arrays must have.
     threads : int
         Threads of this rank.
+    lines : list of Taps
+        What is applied in place of the kernel, one line after the other; none if that is not worth while.
     fusing : Fusing
         ``fusing.steps``: the most steps after one exchange. ``fusing.seconds``: what the model expects of one step.
     """
@@ -78,6 +84,7 @@ class Stencil:
         fuse: int | None = None,
         field: DistArray | None = None,
         levels: int = 1,
+        exact: bool = True,
     ) -> None:
         topology = Topology.of(comm)
         dtype = np.dtype(dtype)
@@ -100,11 +107,16 @@ class Stencil:
                 check_companion("field", field, decomposition, topology)
                 require_cast(field.dtype, real)
             self.threads = thread_count(topology.cores, threads)
+            self.lines = [] if exact or levels > 1 or field is not None else lines_worth_it(taps)
         self.dtype = dtype
         width = symmetric_width(taps.width, modes)
         most_threads = topology.private.allreduce(self.threads, op=MPI.MAX)
         arrays = 2 * levels + (field is not None)
-        self.fusing = choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse, arrays)
+        self.fusing = (
+            Fusing(1, None)
+            if self.lines
+            else choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse, arrays)
+        )
         steps = self.fusing.steps
         self.halo = Halo(
             decomposition,
@@ -117,14 +129,11 @@ class Stencil:
         )
         box = decomposition.box(topology.rank)
         start = box.grow(self.halo.width).start
-        self._geometry = (
-            [(a - s, b - s) for a, b, s in zip(*box, start, strict=True)],
-            [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)],
-            modes,
-            complex(cval),
-        )
-        self._offsets = taps.offsets
-        self._weights = taps.weights.astype(dtype if taps.weights.dtype.kind == "c" else real)
+        self._box = [(a - s, b - s) for a, b, s in zip(*box, start, strict=True)]
+        edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
+        self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
+        self._taps = taps.offsets, taps.weights_for(dtype)
+        self._passes = Passes(self.lines, self.halo.width, dtype, **self._beyond)
         self._field = None
         if field is not None:
             mine = padded_copy(field, real, self.halo.width)
@@ -157,19 +166,11 @@ class Stencil:
         self.halo.exchange(padded)
         if previous is not None and steps > 1:
             self.halo.exchange(previous)
-        if out.size:
-            cpu.advance(
-                padded,
-                out,
-                self._offsets,
-                self._weights,
-                steps,
-                *self._geometry,
-                self.threads,
-                field=self._field,
-                previous=previous,
-                kept=kept,
-            )
+        if out.size and self.lines:
+            self._passes.advance(padded, out, self._box)
+        elif out.size:
+            update: dict[str, Any] = {"field": self._field, "previous": previous, "kept": kept}
+            cpu.advance(padded, out, *self._taps, steps, self._box, **self._beyond, **update)
 
 
 class Evolution:
@@ -261,6 +262,7 @@ def evolve(
     threads: int | None = None,
     fuse: int | None = None,
     field: DistArray | None = None,
+    exact: bool = True,
     callback: Callable[[int], None] | None = None,
 ) -> DistArray:
     """Apply a stencil many times: ``u[i] <- sum_k kernel[k] * u[i + k - kernel.shape // 2 - origin]``. Collective.
@@ -297,6 +299,10 @@ def evolve(
     field : DistArray, optional
         Real, of the decomposition of `u`: with the kernel ``laplace``, for example, the diffusivity times the time step
         over the square of the grid's spacing, in ``du/dt = field * laplace(u)``.
+    exact : bool
+        False: a kernel that is a product of one line per axis, to rounding (``gaussian``, ``mean``), is applied line
+        by line where that is faster: fewer taps, other rounding. Its steps are not fused, and the bits are still those
+        of any number of ranks, grid and threads.
     callback : callable, optional
         Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done.
 
@@ -311,7 +317,7 @@ def evolve(
         On all ranks, with the same text.
     """
     taps, work, count = _read(u, kernel, steps, origin, dtype)
-    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "field": field}
+    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "field": field, "exact": exact}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
 

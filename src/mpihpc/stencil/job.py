@@ -98,7 +98,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     problem = look(comm, config)
     cut, dtype, steps = problem.cut, problem.dtype, problem.steps
     options = {"comm": comm, "mode": problem.modes, "cval": config.cval, "threads": config.threads}
-    plan = Evolution(cut, problem.taps, dtype, fuse=config.fuse, **options)
+    plan = Evolution(cut, problem.taps, dtype, fuse=config.fuse, exact=config.exact, **options)
     threads, width, fuse = plan.stencil.threads, plan.stencil.halo.width, plan.stencil.fusing.steps
     if shown:
         print(_header(config, problem, plan), flush=True)
@@ -290,10 +290,12 @@ def _header(config: Config, problem: Problem, plan: Evolution) -> str:
     """What is going to be done, for a reader."""
     halo, threads, fusing = plan.stencil.halo, plan.stencil.threads, plan.stencil.fusing
     predicted = f"; predicted: {problem.steps * fusing.seconds:.2g} s" if fusing.seconds else ""
+    taps, lines = len(problem.taps.weights), [len(line.weights) for line in plan.stencil.lines]
+    as_lines = f", as lines of {' + '.join(map(str, lines))}: not exact" if lines else ""
     return (
         f"mpihpc {mpihpc.__version__} stencil: {grid_text(problem.cut.shape)} {problem.dtype} from "
         f"{config.input or 'a hot block in the middle'}, {problem.steps} x {config.kernel} "
-        f"({len(problem.taps.weights)} taps), mode {config.mode}\n"
+        f"({taps} taps{as_lines}), mode {config.mode}\n"
         f"{ranks_text(problem.cut.size)} as {grid_text(problem.cut.dims)}, {threads} thread"
         f"{'s' if threads > 1 else ''} each, on {problem.device}, halo "
         f"{', '.join(f'{a}+{b}' for a, b in halo.width)}\n"

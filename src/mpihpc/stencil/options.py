@@ -60,6 +60,7 @@ class Config:
     fuse: int | None = option(
         None, "steps per exchange and pass over memory (default: auto, by a model)", type=_fuse, metavar="8|auto"
     )
+    exact: bool = option(True, "--no-exact: a kernel that is a product of lines may be applied line by line")
     device: str = option("auto", "default: auto", metavar="auto|cpu|gpu")
     output: str | None = option(None, "the result (default dataset: data)", metavar="FILE.h5[:DATASET]")
     every: int | None = option(None, "write each Nth step, along a first axis t of the dataset", type=int, metavar="N")

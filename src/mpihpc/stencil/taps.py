@@ -82,6 +82,10 @@ class Taps:
         """Whether every tap lies on an axis, so that the corners of a halo are not read."""
         return bool((np.count_nonzero(self.offsets, axis=1) <= 1).all())
 
+    def weights_for(self, dtype: np.dtype) -> NDArray[Any]:
+        """The weights as the kernels want them for data of a dtype: as precise, and real if they are."""
+        return self.weights.astype(dtype if self.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype)
+
 
 def working_dtype(dtype: np.dtype, taps: Taps) -> np.dtype:
     """The dtype to compute in: float32, float64, complex64 or complex128.
