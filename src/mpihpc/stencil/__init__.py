@@ -169,8 +169,9 @@ class Stencil:
         if out.size and self.lines:
             self._passes.advance(padded, out, self._box)
         elif out.size:
+            offsets, weights = self._taps
             update: dict[str, Any] = {"field": self._field, "previous": previous, "kept": kept}
-            cpu.advance(padded, out, *self._taps, steps, self._box, **self._beyond, **update)
+            cpu.advance(padded, out, offsets, weights, steps, self._box, **self._beyond, **update)
 
 
 class Evolution:
