@@ -235,6 +235,31 @@ def test_fused_steps_are_single_steps(isa: str, room: Any) -> None:
         assert (memory == 7).all()  # nothing beside the view was touched
 
 
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_known_shapes(isa: str, ndim: int) -> None:
+    """Stars and boxes of every radius that kernels know, and the same taps in another order, which they do not know."""
+    rng = np.random.default_rng(13)
+    for radius, box, dtype in itertools.product(range(1, 5), (False, True), ("f4", "f8")):
+        offsets = np.array(list(itertools.product(range(-radius, radius + 1), repeat=ndim)))
+        offsets = offsets if box else offsets[np.count_nonzero(offsets, axis=1) <= 1]
+        weights, steps = numbers(rng, len(offsets), dtype) / len(offsets), int(rng.integers(1, 3))
+        shape = (*rng.integers(1, 14, ndim - 1), int(rng.integers(8, 300 // ndim)))
+        start = [int(a) for a in steps * radius + rng.integers(0, 3, ndim)]
+        src = numbers(rng, tuple(n + 2 * a for n, a in zip(shape, start, strict=True)), dtype)
+        given = {
+            "src": src,
+            "steps": steps,
+            "box": [(a, a + int(n)) for n, a in zip(shape, start, strict=True)],
+            "edges": [(a, a + int(n)) for n, a in zip(shape, start, strict=True)],
+            "modes": [str(m) for m in rng.choice(CODES, ndim)],
+        }
+        for order in (slice(None), slice(None, None, -1)):
+            results = np.full((2, *shape), np.nan, dtype)
+            for room, dst in zip((cpu, reference), results, strict=True):
+                room.advance(dst=dst, offsets=offsets[order], weights=weights[order], **given)
+            assert_same_bits(*results)
+
+
 def test_bad_arguments_of_advance() -> None:
     src, w = np.ones((9, 8)), np.ones(1)
     good = {"src": src, "dst": np.ones((5, 4)), "offsets": [[0, 1]], "weights": w, "steps": 2}

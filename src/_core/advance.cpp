@@ -81,7 +81,8 @@ class Tile {
 public:
     Tile(const Problem<T> &p, Jam<T> jam, int axes, bool stream, const int64_t *lo, const int64_t *hi)
         : p(p), steps(p.steps), jam(jam), radius(p.before[3]), axes(axes), stream(stream),
-          updates(p.field || p.previous), batch(jam ? jammed(axes) : axes == 2 ? JAM : 1) {
+          updates(p.field || p.previous), box(int64_t(p.weight.size()) > 2 * axes * radius + 1),
+          batch(jam ? jammed(axes, radius, box) : axes == 2 ? JAM : 1) {
         for (int l = 0; l <= steps; ++l) {
             Region region;
             for (int d = 0; d < MAX_AXES; ++d) {
@@ -174,20 +175,18 @@ private:
             for (int64_t z = z0; z < z1; ++z) fill_frame(level, z);
     }
 
-    // What to fetch while a level fills rows: its share of what level 0 needs in the next round.
-    Ahead ahead_of(int level, int64_t rows_at_once, int64_t c, int64_t n) const {
+    // What to fetch while a level fills the row c of some planes of its batch: its share of what level 0 needs next.
+    Ahead ahead_of(int level, int64_t first, int64_t planes, int64_t c) const {
         Ahead ahead;
         const Region &region = regions[0];
         const int64_t bytes = (region.hi[3] - region.lo[3]) * int64_t(sizeof(T)), share = bytes / steps;
-        for (int64_t r = 0; r < rows_at_once; ++r) {
-            const int64_t z = fronts[0] + r;
+        for (int64_t r = 0; r < planes; ++r) {
+            const int64_t z = fronts[0] + first + r;
             if (z >= region.hi[0]) break;
             const T *x = p.src + z * p.src_stride[0] + region.lo[1] * p.src_stride[1] + c * p.src_stride[2] + region.lo[3];
             ahead.row[ahead.rows++] = reinterpret_cast<const char *>(x) + share * (level - 1);
         }
-        ahead.limit = share / LINE + 1;
-        const int64_t blocks = std::max<int64_t>(n * int64_t(sizeof(T)) / 128, 1);
-        ahead.lines = int((ahead.limit + blocks - 1) / blocks);
+        ahead.lines = share / LINE + 1;
         return ahead;
     }
 
@@ -200,7 +199,6 @@ private:
         T *out[JAM];
         int reads = 0;
         const int64_t across = axes > 1 ? radius : 0;
-        const bool box = count > 2 * axes * radius + 1;
         for (int64_t q = -across; q < batch + across; ++q) {
             const Plane<T> from = plane_of(level - 1, z + q);
             const int64_t reach = axes > 2 && (box || (q >= 0 && q < batch)) ? radius : 0;
@@ -217,7 +215,7 @@ private:
             update[j] = updates ? update_of(level, z + j, 0, j) : Update<T>{};
         }
         for (int64_t c = region.lo[2]; c < region.hi[2]; ++c) {
-            fill_jam(level, out, x, update, reads, n, ahead_of(level, batch, c, n));
+            fill_jam(level, out, x, update, reads, n, ahead_of(level, 0, batch, c));
             for (int i = 0; i < reads; ++i) x[i] += stride[i];
             for (int j = 0; j < batch; ++j) {
                 out[j] += strides_out[j];
@@ -270,8 +268,8 @@ private:
             for (int i = 0; i < reads; ++i) from[i] = x[i] + begin;
             for (int j = 0; j < batch; ++j) memory[j] = spare_row(level, j) + begin;
             Ahead part = ahead;
-            for (int r = 0; r < part.rows; ++r) part.row[r] += ahead.limit * LINE * begin / n;
-            part.limit = ahead.limit * (end - begin) / n + 1;
+            for (int r = 0; r < part.rows; ++r) part.row[r] += ahead.lines * LINE * begin / n;
+            part.lines = ahead.lines * (end - begin) / n + 1;
             jam(memory, from, p.weight.data(), end - begin, false, part);
             for (int j = 0; j < batch; ++j) {
                 const int64_t beyond = reinterpret_cast<std::uintptr_t>(out[j] + end) % LINE / sizeof(T);
@@ -306,7 +304,9 @@ private:
             for (int64_t c = region.lo[2]; c < region.hi[2]; ++c) {
                 T *out = to.row(b, c) + region.lo[3], *sums = updates ? spare_row(level, 0) : out;
                 if (count == 0) std::memset(static_cast<void *>(sums), 0, std::size_t(n) * sizeof(T));
-                else row(sums, {pointers.data(), p.weight.data(), count}, n, last && !updates, ahead_of(level, 1, c, n));
+                else
+                    row(sums, {pointers.data(), p.weight.data(), count}, n, last && !updates,
+                        ahead_of(level, z - fronts[level], 1, c));
                 if (updates) {
                     rows<T>().finish(out, update, 0, n, last);
                     next_row(level, update);
@@ -363,7 +363,7 @@ private:
     const Jam<T> jam;
     const int64_t radius;
     const int axes;
-    const bool stream, updates;
+    const bool stream, updates, box;  // box: of the known shapes
     const int64_t batch;  // planes that a level fills at once
     std::vector<Region> regions;
     std::vector<int64_t> fronts, strides;

@@ -112,12 +112,20 @@ struct Complex {
     };
 };
 
-MPIHPC_INLINE void fetch(const Ahead &ahead, int64_t &line) {
-    if (line >= ahead.limit) return;
-    for (int r = 0; r < ahead.rows; ++r)
-        for (int q = 0; q < ahead.lines; ++q) __builtin_prefetch(ahead.row[r] + 64 * (line + q), 0, 3);
-    line += ahead.lines;
-}
+// Fetches as much with each block of a row as makes the whole with all of them.
+struct Fetch {
+    const Ahead &ahead;
+    const int64_t each;
+    int64_t line = 0;
+    Fetch(const Ahead &ahead, int64_t block, int64_t n) : ahead(ahead), each(ahead.lines * block / n + 1) {}
+
+    MPIHPC_INLINE void next() {
+        if (line >= ahead.lines) return;
+        for (int r = 0; r < ahead.rows; ++r)
+            for (int64_t q = line; q < line + each; ++q) __builtin_prefetch(ahead.row[r] + 64 * q, 0, 3);
+        line += each;
+    }
+};
 
 // Vectors in the largest block: enough sums in flight to hide the latency of the additions, yet at most 256 bytes, so
 // that prefetches and streaming stores come evenly (8 of 64 bytes measured 0.9 of the speed of 4).
@@ -198,9 +206,9 @@ template <class Op, int BYTES, bool STREAM, class T>
 inline int64_t vectors(T *dst, const Taps<T> &taps, int64_t i, int64_t n, const Ahead &ahead) {
     constexpr int64_t LANES = BYTES / sizeof(T);
     constexpr int MOST = most_vectors(BYTES);
-    int64_t line = 0;
+    Fetch fetch(ahead, MOST * LANES, n);
     for (; i + MOST * LANES <= n; i += MOST * LANES) {
-        fetch(ahead, line);
+        fetch.next();
         block<Op, BYTES, MOST, STREAM>(dst, taps, i, Op());
     }
     if (MOST > 4 && i + 4 * LANES <= n) {

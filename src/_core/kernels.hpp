@@ -7,7 +7,10 @@ namespace mpihpc {
 
 constexpr int MOST_RADIUS = 4;  // of the shapes that kernels know
 constexpr int JAM = 4;          // the most rows that such a kernel fills at once: one row each of so many planes
-constexpr int jammed(int dims) { return dims == 1 ? 1 : JAM; }
+// Of a large star, four read more rows at once than the nearest cache and the prefetchers have room for.
+constexpr int jammed(int dims, std::int64_t radius, bool box) {
+    return dims == 1 ? 1 : dims == 3 && !box && radius > 2 ? 2 : JAM;
+}
 constexpr std::int64_t VECTOR_MOST = 64;  // bytes
 
 // Taps of a stencil, for rows of scalars (a complex number is two scalars in a row).
@@ -22,15 +25,14 @@ struct Taps {
 struct Ahead {
     const char *row[JAM];
     int rows = 0;            // how many of them
-    int lines = 0;           // of 64 bytes, of each row, with every block of vectors
-    std::int64_t limit = 0;  // of each row in all
+    std::int64_t lines = 0;  // of 64 bytes, of each row, spread over the row that is computed
 };
 
 // Fill dst[0:n]. `stream` asks for stores that bypass the caches. No alignment beyond the scalar's is needed.
 template <class T>
 using Row = void (*)(T *dst, const Taps<T> &taps, std::int64_t n, bool stream, const Ahead &ahead);
 
-// Fill dst[j][0:n] of jammed(axes) rows, n at least VECTOR_MOST bytes. x: the rows of the source that any tap reads for
+// Fill dst[j][0:n] of jammed(axes, radius, box) rows, n at least VECTOR_MOST bytes. x: the rows of the source that any tap reads for
 // any of them, plane by plane: of a star, all rows within the radius in the planes of dst, one in those around them.
 // Streamed rows are aligned alike.
 template <class T>

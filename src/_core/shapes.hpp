@@ -18,7 +18,7 @@
 
 template <int DIMS, int RADIUS, bool BOX>
 struct Shape {
-    static constexpr int ROWS = jammed(DIMS);
+    static constexpr int ROWS = jammed(DIMS, RADIUS, BOX);
     static constexpr int Z = DIMS > 1 ? RADIUS : 0, Y = DIMS > 2 ? RADIUS : 0;  // reach across planes and rows
 
     // How far taps reach in a plane of the source across rows, and in a row across columns. `z` counts from the first
@@ -32,6 +32,7 @@ struct Shape {
     }
     // The number of the tap (dz, dy, dx): how many come before it.
     static constexpr int tap(int dz, int dy, int dx) {
+        if (BOX) return ((dz + Z) * (2 * Y + 1) + dy + Y) * (2 * RADIUS + 1) + dx + RADIUS;
         int n = 0;
         for (int z = -Z; z <= dz; ++z)
             for (int y = -Y; y <= (z < dz ? Y : dy); ++y)
@@ -39,6 +40,9 @@ struct Shape {
         return n;
     }
     static constexpr int TAPS = tap(Z, Y, RADIUS) + 1;
+
+    // Larger boxes written out would be megabytes of code. Their rows of taps look alike: loops go through them.
+    static constexpr bool LOOPS = BOX && (RADIUS > 1 || DIMS > 2);
 };
 
 // What the vectors at one place of the source add to row J of the result and those behind it.
@@ -48,7 +52,7 @@ MPIHPC_INLINE void add_taps(V (&acc)[S::ROWS][BLOCK], const V (&v)[BLOCK], const
         constexpr int TAP = S::tap(ZZ - J, DY, DX);
         const T weight = w[TAP];
 #pragma GCC unroll 8
-        for (int b = 0; b < BLOCK; ++b) acc[J][b] = TAP == 0 ? weight * v[b] : acc[J][b] + weight * v[b];
+        for (int b = 0; b < BLOCK; ++b) acc[J][b] = TAP == 0 && !S::LOOPS ? weight * v[b] : acc[J][b] + weight * v[b];
     }
     if constexpr (J + 1 < S::ROWS) add_taps<S, T, V, ZZ, DY, DX, J + 1, BLOCK>(acc, v, w);
 }
@@ -107,14 +111,13 @@ MPIHPC_INLINE void add_columns(V (&acc)[S::ROWS][BLOCK], const T *row, const T *
     if constexpr (DX < S::reach(ZZ, DY)) add_columns<S, T, V, ZZ, DY, DX + 1, BLOCK>(acc, row, w);
 }
 
-// The rows of the source one after the other, from row DY of plane ZZ on; x points to them in this order.
+// One row of the source: row DY of plane ZZ.
 template <class S, class T, class V, int ZZ, int DY, int BLOCK>
-MPIHPC_INLINE void add_rows(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
+MPIHPC_INLINE void add_row(V (&acc)[S::ROWS][BLOCK], const T *row, const T *w) {
     constexpr int REACH = S::reach(ZZ, DY);
 #if defined(__x86_64__) && defined(__AVX512F__)
-    if constexpr (sizeof(V) == 64 && REACH > 0 && (REACH > 1 || S::TAPS <= 12)) {
+    if constexpr (sizeof(V) == 64 && REACH > 0) {
         constexpr int LANES = int(sizeof(V) / sizeof(T));
-        const T *row = *x + i;
         V all[BLOCK + 2];
         all[0] = load_lanes<V>(row - LANES, ((1u << REACH) - 1) << (LANES - REACH));
 #pragma GCC unroll 8
@@ -123,9 +126,27 @@ MPIHPC_INLINE void add_rows(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T
         add_shifted<S, T, V, ZZ, DY, -REACH, BLOCK>(acc, all, w);
     } else
 #endif
-        add_columns<S, T, V, ZZ, DY, -REACH, BLOCK>(acc, *x + i, w);
+        add_columns<S, T, V, ZZ, DY, -REACH, BLOCK>(acc, row, w);
+}
+
+// The rows of the source one after the other, from row DY of plane ZZ on; x points to them in this order.
+template <class S, class T, class V, int ZZ, int DY, int BLOCK>
+MPIHPC_INLINE void add_rows(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
+    add_row<S, T, V, ZZ, DY, BLOCK>(acc, *x + i, w);
     if constexpr (DY < S::rows_reach(ZZ)) add_rows<S, T, V, ZZ, DY + 1, BLOCK>(acc, x + 1, w, i);
     else if constexpr (ZZ < S::Z + S::ROWS - 1) add_rows<S, T, V, ZZ + 1, -S::rows_reach(ZZ + 1), BLOCK>(acc, x + 1, w, i);
+}
+
+// The same for a box, from plane ZZ on. Planes that all rows of the result read are taken together: they differ in where
+// the weights lie, and these lie in the order of the rows of the source.
+template <class S, class T, class V, int ZZ, int BLOCK>
+MPIHPC_INLINE void add_planes(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
+    constexpr int ALIKE = S::Z > 1 && ZZ == S::ROWS - 1 - S::Z ? 2 * S::Z - S::ROWS + 2 : 1, ROWS = ALIKE * (2 * S::Y + 1);
+    const T *at = w - S::tap(-S::Z, 0, -S::reach(0, 0));  // so that the first row's weights are where row 0 has its own
+#pragma GCC unroll 1
+    for (const T *const *end = x + ROWS; x != end; ++x, at += 2 * S::reach(0, 0) + 1)
+        add_row<S, T, V, ZZ, 0, BLOCK>(acc, *x + i, at);
+    if constexpr (ZZ + ALIKE < S::Z + S::ROWS) add_planes<S, T, V, ZZ + ALIKE, BLOCK>(acc, x, w, i);
 }
 
 template <class S, class T, int BYTES, int BLOCK>
@@ -133,7 +154,15 @@ MPIHPC_INLINE void jam_block(T *const *dst, const T *const *x, const T *w, int64
     using V = typename Vector<T, BYTES>::type;
     constexpr int LANES = BYTES / sizeof(T);
     V acc[S::ROWS][BLOCK];
-    add_rows<S, T, V, -S::Z, -S::rows_reach(-S::Z), BLOCK>(acc, x, w, i);
+    if constexpr (S::LOOPS) {
+#pragma GCC unroll 8
+        for (int j = 0; j < S::ROWS; ++j)
+#pragma GCC unroll 8
+            for (int b = 0; b < BLOCK; ++b) acc[j][b] = -V{};  // -0.0 + x is x to the bit
+        add_planes<S, T, V, -S::Z, BLOCK>(acc, x, w, i);
+    } else {
+        add_rows<S, T, V, -S::Z, -S::rows_reach(-S::Z), BLOCK>(acc, x, w, i);
+    }
 #pragma GCC unroll 8
     for (int j = 0; j < S::ROWS; ++j)
 #pragma GCC unroll 8
@@ -158,10 +187,11 @@ void jam(T *const *dst, const T *const *x, const T *w, int64_t n, bool stream, c
         for (int j = 0; j < S::ROWS; ++j)
             for (int64_t i = from; i < to; ++i) dst[j][i] = some[j][i - at];
     };
-    int64_t i = (-reinterpret_cast<std::uintptr_t>(dst[0]) & (BYTES - 1)) / sizeof(T), line = 0;
+    int64_t i = (-reinterpret_cast<std::uintptr_t>(dst[0]) & (BYTES - 1)) / sizeof(T);
+    Fetch fetch(ahead, BLOCK * LANES, n);
     if (i != 0) end(0, 0, i);
     for (; i + BLOCK * LANES <= n; i += BLOCK * LANES) {
-        fetch(ahead, line);
+        fetch.next();
         jam_block<S, T, BYTES, BLOCK>(dst, x, w, i, stream);
     }
     for (; i + LANES <= n; i += LANES) jam_block<S, T, BYTES, 1>(dst, x, w, i, stream);
@@ -170,9 +200,7 @@ void jam(T *const *dst, const T *const *x, const T *w, int64_t n, bool stream, c
 
 template <class T, int BYTES, int DIMS, bool BOX>
 constexpr Jam<T> jam_of(int radius) {
-    if constexpr (DIMS == 3 && BOX)  // larger ones would be megabytes of code, and have enough to do with each vector
-        return radius == 1 ? jam<Shape<3, 1, true>, T, BYTES> : nullptr;
-    else if constexpr (DIMS == 1 && BOX)
+    if constexpr (DIMS == 1 && BOX)
         return nullptr;  // a star
     else
         return radius == 1   ? jam<Shape<DIMS, 1, BOX>, T, BYTES>
