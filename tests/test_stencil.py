@@ -116,7 +116,8 @@ def test_bits_do_not_depend_on_fused_steps(comm, verdict):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "[1, 2]", "[[1, 2]]", '{"%s": [1]}', '{"%s": [0, 0, 0]}', '{"%s": [1e-11, 2e-10, 1e-11]}']
+    "content",
+    [None, "", "[1, 2]", "[[1, 2]]", '{"%s": [1]}', '{"%s": [0, 0, 0, 0, 0, 0]}', '{"%s": [1e-11, 2e-10, 1e-11]}'],
 )
 def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypatch, content):
     """Nothing, or rubbish, in the user's cache folder does no harm; what is measured is kept."""
@@ -128,8 +129,9 @@ def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypat
     found = fusing._rates(Topology.of(comm), 1)
     assert len(set(comm.allgather(found))) == 1
     assert found.bytes_per_s > 1e6 and 0 <= found.seconds_per_cell < 1e-4 and 0 <= found.seconds_per_tap < 1e-4
+    assert 0 < found.latency < 1 and 0 <= found.seconds_per_byte < 1e-4 and 0 <= found.exposed <= 1
     if comm.rank == 0:
-        assert len(json.loads(file.read_text())[key]) == 3
+        assert len(json.loads(file.read_text())[key]) == 6
     assert fusing._rates(Topology.of(comm), 1) == found
 
 
@@ -139,7 +141,7 @@ def test_the_model_fuses_steps_of_large_blocks(comm, shared_tmp_path, monkeypatc
     file, key = shared_tmp_path / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
     if comm.rank == 0:
         file.parent.mkdir()
-        file.write_text(json.dumps({key: [3e-11, 1.5e-10, 1.5e-11]}))
+        file.write_text(json.dumps({key: [3e-11, 1.5e-10, 1.5e-11, 5e-6, 2e-10, 1]}))
     taps, cut = Taps.from_kernel(named_kernel("heat", 2), 2), Decomposition((2048 * comm.size, 2048), (comm.size, 1))
     choose = partial(choose_fuse, cut, taps, taps.width, np.dtype(float), ("reflect",) * 2, Topology.of(comm), 1)
     best, single = choose(), choose(only=1)

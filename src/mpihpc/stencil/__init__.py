@@ -12,7 +12,7 @@ from mpi4py import MPI
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc.array import DistArray, require_cast
-from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
+from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
 from mpihpc.core.device import thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
@@ -20,6 +20,7 @@ from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
 from mpihpc.stencil.fusing import Fusing, choose_fuse, deep_width
 from mpihpc.stencil.named import named_kernel
+from mpihpc.stencil.overlap import early_and_late
 from mpihpc.stencil.separable import Passes, lines_worth_it
 from mpihpc.stencil.taps import Taps, working_dtype
 
@@ -50,6 +51,8 @@ class Stencil:
         best; it measures the machine once, and keeps what it finds in the user's cache folder.
     exact : bool
         False: a kernel that is a product of lines may be applied line by line, one step after each exchange.
+    overlap : bool, optional
+        Whether the middle of the block advances while the halo travels. Default: if the model finds it faster.
 
     Attributes
     ----------
@@ -60,7 +63,8 @@ class Stencil:
     lines : list of Taps
         What is applied in place of the kernel, one line after the other; none if that is not worth while.
     fusing : Fusing
-        ``fusing.steps``: the most steps after one exchange. ``fusing.seconds``: what the model expects of one step.
+        ``fusing.steps``: the most steps after one exchange. ``fusing.overlap``: whether the middle advances meanwhile.
+        ``fusing.seconds``: what the model expects of one step.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Stencil:
         threads: int | None = None,
         fuse: int | None = None,
         exact: bool = True,
+        overlap: bool | None = None,
     ) -> None:
         topology = Topology.of(comm)
         dtype = np.dtype(dtype)
@@ -98,9 +103,9 @@ class Stencil:
         width = symmetric_width(taps.width, modes)
         most_threads = topology.private.allreduce(self.threads, op=MPI.MAX)
         self.fusing = (
-            Fusing(1, None)
+            Fusing(1, bool(overlap), None)
             if self.lines
-            else choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse)
+            else choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse, overlap)
         )
         steps = self.fusing.steps
         self.halo = Halo(
@@ -114,7 +119,13 @@ class Stencil:
         )
         box = decomposition.box(topology.rank)
         start = box.grow(self.halo.width).start
-        self._box = [(a - s, b - s) for a, b, s in zip(*box, start, strict=True)]
+        self._block, self._start = box, start
+        self._early: list[Box] = []
+        self._late = [box] if box.size else []
+        if self.fusing.overlap and box.size:
+            twice = max(width[0]) * (steps - 1)
+            where = decomposition, topology.rank, self.halo.width, modes, dtype.itemsize
+            self._early, self._late = early_and_late(*where, twice)
         edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
         self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
         self._taps = taps.offsets, taps.weights_for(dtype)
@@ -132,11 +143,21 @@ class Stencil:
         steps : int
             1 to ``fusing.steps``.
         """
-        self.halo.exchange(padded)
-        if out.size and self.lines:
-            self._passes.advance(padded, out, self._box)
-        elif out.size:
-            cpu.advance(padded, out, *self._taps, steps, self._box, **self._beyond)
+        self.halo.start(padded)
+        for box in self._early:
+            self._advance(padded, out, steps, box)
+            self.halo.progress()
+        self.halo.finish(padded)
+        for box in self._late:
+            self._advance(padded, out, steps, box)
+
+    def _advance(self, padded: NDArray[Any], out: NDArray[Any], steps: int, box: Box) -> None:
+        """Write a box of the block after some steps to its place in `out`."""
+        target, place = out[box.slices(self._block.start)], [(s.start, s.stop) for s in box.slices(self._start)]
+        if self.lines:
+            self._passes.advance(padded, target, place)
+        else:
+            cpu.advance(padded, target, *self._taps, steps, place, **self._beyond)
 
 
 class Evolution:
@@ -191,6 +212,7 @@ def evolve(
     threads: int | None = None,
     fuse: int | None = None,
     exact: bool = True,
+    overlap: bool | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> DistArray:
     """Apply a stencil many times: ``u[i] <- sum_k kernel[k] * u[i + k - kernel.shape // 2 - origin]``. Collective.
@@ -226,6 +248,9 @@ def evolve(
         False: a kernel that is a product of one line per axis, to rounding (``gaussian``, ``mean``), is applied line
         by line where that is faster: fewer taps, other rounding. Its steps are not fused, and the bits are still those
         of any number of ranks, grid and threads.
+    overlap : bool, optional
+        Whether the middle of each block advances while messages travel; the bits are the same. Default: if the model
+        finds it faster.
     callback : callable, optional
         Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done.
 
@@ -251,7 +276,7 @@ def evolve(
         if dtype is not None and work != dtype:
             raise TypeError(f"stencils compute in {work}, not in {np.dtype(dtype)}")
         require_cast(u.dtype, work)
-    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "exact": exact}
+    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "exact": exact, "overlap": overlap}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
 
