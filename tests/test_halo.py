@@ -77,6 +77,23 @@ def test_halos_hold_what_numpy_pads(comm, verdict):
     check()
 
 
+def test_progress_completes_nothing_by_itself(comm):
+    """However often it is called, `finish` finds all messages; and the plan can be used again."""
+    cut = Decomposition((4 * comm.size, 100_000), (comm.size, 1))
+    halo = Halo(cut, Topology.of(comm), ((2, 2), (1, 1)), np.dtype(float), "wrap")
+    for turn in range(3):
+        padded = np.full((8, 100_002), np.nan)
+        padded[2:-2, 1:-1] = whole = np.arange(400_000).reshape(4, -1) + (comm.rank + turn) * 1e6
+        expected = np.pad(whole, ((2, 2), (1, 1)), "wrap")
+        expected[:2] += ((comm.rank - 1) % comm.size - comm.rank) * 1e6
+        expected[-2:] += ((comm.rank + 1) % comm.size - comm.rank) * 1e6
+        halo.start(padded)
+        for _ in range(1 + 300 * (comm.rank % 2)):
+            halo.progress()
+        halo.finish(padded)
+        assert np.array_equal(padded, expected)
+
+
 def test_scipy_names():
     assert boundary_modes("reflect", 2) == boundary_modes(["grid-mirror", "neumann"], 2) == ("reflect", "reflect")
     assert boundary_modes(["grid-wrap", "periodic"], 2) == ("wrap", "wrap")

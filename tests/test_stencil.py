@@ -136,7 +136,8 @@ def test_fields_and_two_levels(comm, verdict):
                 now, last = (2 * now - last + change if two else now + change), now
                 size = max(size, np.abs(now).max(initial=0))
             sums = set()
-            for fuse in (1, 2, 4, None):
+            for fuse, overlap in ((1, None), (2, True), (4, None), (3, True), (None, None)):
+                options["overlap"] = overlap
                 if two:
                     got, kept = leapfrog(u, previous, kernel, steps, fuse=fuse, field=field, **options)
                     sums.add((got.checksum(), kept.checksum()))
@@ -179,7 +180,8 @@ def test_plain_waves_need_no_field(comm):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "[1, 2]", "[[1, 2]]", '{"%s": [1]}', '{"%s": [0, 0, 0]}', '{"%s": [1e-11, 2e-10, 1e-11]}']
+    "content",
+    [None, "", "[1, 2]", "[[1, 2]]", '{"%s": [1]}', '{"%s": [0, 0, 0, 0, 0, 0]}', '{"%s": [1e-11, 2e-10, 1e-11]}'],
 )
 def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypatch, content):
     """Nothing, or rubbish, in the user's cache folder does no harm; what is measured is kept."""
@@ -191,8 +193,9 @@ def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypat
     found = fusing._rates(Topology.of(comm), 1)
     assert len(set(comm.allgather(found))) == 1
     assert found.bytes_per_s > 1e6 and 0 <= found.seconds_per_cell < 1e-4 and 0 <= found.seconds_per_tap < 1e-4
+    assert 0 < found.latency < 1 and 0 <= found.seconds_per_byte < 1e-4 and 0 <= found.exposed <= 1
     if comm.rank == 0:
-        assert len(json.loads(file.read_text())[key]) == 3
+        assert len(json.loads(file.read_text())[key]) == 6
     assert fusing._rates(Topology.of(comm), 1) == found
 
 
@@ -202,7 +205,7 @@ def test_the_model_fuses_steps_of_large_blocks(comm, shared_tmp_path, monkeypatc
     file, key = shared_tmp_path / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
     if comm.rank == 0:
         file.parent.mkdir()
-        file.write_text(json.dumps({key: [3e-11, 1.5e-10, 1.5e-11]}))
+        file.write_text(json.dumps({key: [3e-11, 1.5e-10, 1.5e-11, 5e-6, 2e-10, 1]}))
     taps, cut = Taps.from_kernel(named_kernel("heat", 2), 2), Decomposition((2048 * comm.size, 2048), (comm.size, 1))
     choose = partial(choose_fuse, cut, taps, taps.width, np.dtype(float), ("reflect",) * 2, Topology.of(comm), 1)
     best, single = choose(), choose(only=1)

@@ -126,6 +126,10 @@ class Halo:
         """Send what the neighbours need. The block must not change before `finish`."""
         self._exchange.start(padded)
 
+    def progress(self) -> None:
+        """Between `start` and `finish`, as often as wanted: let the messages get on."""
+        self._exchange.progress()
+
     def finish(self, padded: np.ndarray) -> None:
         """Receive the halo and fill what lies beyond the array."""
         self._exchange.finish(padded, padded)

@@ -151,6 +151,10 @@ class Exchange:
         sent.bytes += self.bytes
         MPI.Prequest.Startall(self._requests)
 
+    def progress(self) -> None:
+        """Let MPI move what it can: many libraries do so only when they are called."""
+        MPI.Prequest.Testall(self._requests)
+
     def finish(self, source: np.ndarray, target: np.ndarray) -> None:
         """Wait, and put everything into its place in `target`. What stays on the rank is copied from `source`."""
         for here, there in self._copies:

@@ -15,7 +15,7 @@ from mpi4py import MPI
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc.array import DistArray, require_cast
-from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
+from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
 from mpihpc.core.device import thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
@@ -23,6 +23,7 @@ from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
 from mpihpc.stencil.fusing import Fusing, choose_fuse, deep_width
 from mpihpc.stencil.named import named_kernel
+from mpihpc.stencil.overlap import early_and_late
 from mpihpc.stencil.separable import Passes, lines_worth_it
 from mpihpc.stencil.taps import Taps, working_dtype
 
@@ -58,6 +59,8 @@ class Stencil:
     exact : bool
         False: a kernel that is a product of lines may be applied line by line, one step after each exchange, if there
         are neither a field nor two levels.
+    overlap : bool, optional
+        Whether the middle of the block advances while the halo travels. Default: if the model finds it faster.
 
     Attributes
     ----------
@@ -68,7 +71,8 @@ class Stencil:
     lines : list of Taps
         What is applied in place of the kernel, one line after the other; none if that is not worth while.
     fusing : Fusing
-        ``fusing.steps``: the most steps after one exchange. ``fusing.seconds``: what the model expects of one step.
+        ``fusing.steps``: the most steps after one exchange. ``fusing.overlap``: whether the middle advances meanwhile.
+        ``fusing.seconds``: what the model expects of one step.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Stencil:
         field: DistArray | None = None,
         levels: int = 1,
         exact: bool = True,
+        overlap: bool | None = None,
     ) -> None:
         topology = Topology.of(comm)
         dtype = np.dtype(dtype)
@@ -113,9 +118,9 @@ class Stencil:
         most_threads = topology.private.allreduce(self.threads, op=MPI.MAX)
         arrays = 2 * levels + (field is not None)
         self.fusing = (
-            Fusing(1, None)
+            Fusing(1, bool(overlap), None)
             if self.lines
-            else choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse, arrays)
+            else choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse, overlap, arrays)
         )
         steps = self.fusing.steps
         self.halo = Halo(
@@ -129,7 +134,13 @@ class Stencil:
         )
         box = decomposition.box(topology.rank)
         start = box.grow(self.halo.width).start
-        self._box = [(a - s, b - s) for a, b, s in zip(*box, start, strict=True)]
+        self._block, self._start = box, start
+        self._early: list[Box] = []
+        self._late = [box] if box.size else []
+        if self.fusing.overlap and box.size:
+            twice = max(width[0]) * (steps - 1)
+            where = decomposition, topology.rank, self.halo.width, modes, dtype.itemsize
+            self._early, self._late = early_and_late(*where, twice)
         edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
         self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
         self._taps = taps.offsets, taps.weights_for(dtype)
@@ -163,15 +174,34 @@ class Stencil:
         kept : numpy.ndarray, optional
             Like `out`, for the values after ``steps - 1`` steps, if there is a `previous` and more than one step.
         """
-        self.halo.exchange(padded)
+        self.halo.start(padded)
+        for box in self._early:
+            self._advance(padded, out, steps, box, previous, kept)
+            self.halo.progress()
+        self.halo.finish(padded)
         if previous is not None and steps > 1:
             self.halo.exchange(previous)
-        if out.size and self.lines:
-            self._passes.advance(padded, out, self._box)
-        elif out.size:
-            offsets, weights = self._taps
-            update: dict[str, Any] = {"field": self._field, "previous": previous, "kept": kept}
-            cpu.advance(padded, out, offsets, weights, steps, self._box, **self._beyond, **update)
+        for box in self._late:
+            self._advance(padded, out, steps, box, previous, kept)
+
+    def _advance(
+        self,
+        padded: NDArray[Any],
+        out: NDArray[Any],
+        steps: int,
+        box: Box,
+        previous: NDArray[Any] | None,
+        kept: NDArray[Any] | None,
+    ) -> None:
+        """Write a box of the block after some steps to its place in `out`, and that of one step less to `kept`."""
+        here, place = box.slices(self._block.start), [(s.start, s.stop) for s in box.slices(self._start)]
+        if self.lines:
+            self._passes.advance(padded, out[here], place)
+            return
+        offsets, weights = self._taps
+        update: dict[str, Any] = {"field": self._field, "previous": previous}
+        update["kept"] = None if kept is None else kept[here]
+        cpu.advance(padded, out[here], offsets, weights, steps, place, **self._beyond, **update)
 
 
 class Evolution:
@@ -264,6 +294,7 @@ def evolve(
     fuse: int | None = None,
     field: DistArray | None = None,
     exact: bool = True,
+    overlap: bool | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> DistArray:
     """Apply a stencil many times: ``u[i] <- sum_k kernel[k] * u[i + k - kernel.shape // 2 - origin]``. Collective.
@@ -304,6 +335,9 @@ def evolve(
         False: a kernel that is a product of one line per axis, to rounding (``gaussian``, ``mean``), is applied line
         by line where that is faster: fewer taps, other rounding. Its steps are not fused, and the bits are still those
         of any number of ranks, grid and threads.
+    overlap : bool, optional
+        Whether the middle of each block advances while messages travel; the bits are the same. Default: if the model
+        finds it faster.
     callback : callable, optional
         Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done.
 
@@ -318,7 +352,8 @@ def evolve(
         On all ranks, with the same text.
     """
     taps, work, count = _read(u, kernel, steps, origin, dtype)
-    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "field": field, "exact": exact}
+    options: dict[str, Any] = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
+    options |= {"field": field, "exact": exact, "overlap": overlap}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
 
@@ -336,6 +371,7 @@ def leapfrog(
     threads: int | None = None,
     fuse: int | None = None,
     field: DistArray | None = None,
+    overlap: bool | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> tuple[DistArray, DistArray]:
     """Many steps of a wave: ``new[i] = 2 u[i] - previous[i] + field[i] * sum_k ...``, as in `evolve`. Collective.
@@ -350,7 +386,7 @@ def leapfrog(
         The values now, and a step earlier: shape, dtype and decomposition alike. Not changed.
     field : DistArray, optional
         Real, of the decomposition of `u`. Default: 1 everywhere.
-    kernel, steps, mode, cval, origin, dtype, threads, fuse, callback
+    kernel, steps, mode, cval, origin, dtype, threads, fuse, overlap, callback
         As in `evolve`.
 
     Returns
@@ -367,7 +403,8 @@ def leapfrog(
     with agree(u.topology.private):
         check_companion("previous", previous, u.decomposition, u.topology)
         require_cast(previous.dtype, work)
-    options = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads, "field": field}
+    options: dict[str, Any] = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
+    options |= {"field": field, "overlap": overlap}
     plan = Leapfrog(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     width = plan.stencil.halo.width
     return plan.run(padded_copy(u, work, width), padded_copy(previous, work, width), count, callback)

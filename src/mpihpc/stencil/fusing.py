@@ -1,4 +1,7 @@
-"""How many steps to fuse: a small model of what a step costs, with rates that are measured once per machine."""
+"""How many steps to fuse, and whether messages travel meanwhile: a small model of what a step costs.
+
+Its rates are measured once per machine.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,15 @@ from mpi4py import MPI
 
 from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition, Width
+from mpihpc.core.halo import Halo
 from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
+from mpihpc.stencil.overlap import slab_count
 from mpihpc.stencil.taps import Taps
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)
-_MESSAGES = 5e-6  # seconds for a message, packed and unpacked
+_CALL = 1e-5  # seconds for a call of a kernel
+_ROW = 100  # cells; what it costs to begin a row that is shorter
 _LARGE = 1 << 20  # cells of a block; with fewer it is not worth while to measure anything
 
 
@@ -34,6 +40,9 @@ class Rates(NamedTuple):
     bytes_per_s: float = 1e10  # read and written by a plain copy
     seconds_per_cell: float = 2e-10  # of a step in the cache, by one thread
     seconds_per_tap: float = 3e-11  # more for each tap
+    latency: float = 5e-6  # seconds for a message, packed and unpacked
+    seconds_per_byte: float = 2e-10  # more for each byte sent
+    exposed: float = 1.0  # the share of these that is left when there is work between start and finish
 
 
 class Fusing(NamedTuple):
@@ -43,11 +52,14 @@ class Fusing(NamedTuple):
     ----------
     steps : int
         Steps per exchange.
+    overlap : bool
+        Whether the middle of the block advances while messages travel.
     seconds : float or None
         Of one step. None: the blocks are too small for the machine to have been measured.
     """
 
     steps: int
+    overlap: bool
     seconds: float | None
 
 
@@ -68,6 +80,7 @@ def choose_fuse(
     topology: Topology,
     threads: int,
     only: int | None = None,
+    overlap: bool | None = None,
     arrays: int = 2,
 ) -> Fusing:
     """The number of steps per exchange that takes the least time by the model. Collective.
@@ -80,37 +93,52 @@ def choose_fuse(
         The halo of one step.
     only : int, optional
         Predict for this number.
+    overlap : bool, optional
+        Predict for messages that travel while the middle of the block advances, or before it does.
     arrays : int
         How many are read or written in a pass.
     """
-    block = tuple(-(-n // p) for n, p in zip(decomposition.shape, decomposition.dims, strict=True))
-    large = math.prod(block) >= _LARGE
+    dims, itemsize = decomposition.dims, dtype.itemsize
+    block = tuple(max(1, -(-n // p)) for n, p in zip(decomposition.shape, dims, strict=True))
+    size = math.prod(block)
+    large = size >= _LARGE
     rates = _rates(topology, threads) if large else Rates()
-    least, best = math.inf, Fusing(only or 1, None)
-    for steps in CANDIDATES if only is None else (only,):
-        deep = deep_width(decomposition, width, modes, steps)
-        frame, shallow = (
-            math.prod(n + a + b for n, (a, b) in zip(block, w, strict=True))
-            for w in (deep, deep_width(decomposition, width, modes, 1))
+    # The sides of a block from whose halo steps are computed twice, and the ranks on the other side.
+    sides = [2 if mode == "wrap" or p > 2 else p - 1 for p, mode in zip(dims, modes, strict=True)]
+    peers = [min(p - 1, 2) for p in dims]
+    reach = [max(w) for w in width]
+    cut = sum(p > 1 for p in dims)
+    least, best = math.inf, Fusing(only or 1, bool(overlap), None)
+    both = ((False, True) if cut else (False,)) if overlap is None else (overlap,)
+    for steps, meanwhile in product(CANDIDATES if only is None else (only,), both):
+        deep, shallow = (
+            math.prod(n + a + b for n, (a, b) in zip(block, deep_width(decomposition, width, modes, k), strict=True))
+            for k in (steps, 1)
         )
-        if only is None and frame * dtype.itemsize > max(1.25 * shallow * dtype.itemsize, 1 << 20):
+        if only is None and deep * itemsize > max(1.25 * shallow * itemsize, 1 << 20):
             continue  # for memory's sake
         # Half of the halo is computed, on the average over the steps; all of it is sent.
-        cells = math.prod(
-            n + (a + b) * (steps - 1) / 2 / steps if p > 1 or mode == "wrap" else n
-            for n, (a, b), p, mode in zip(block, deep, decomposition.dims, modes, strict=True)
-        )
+        cells = math.prod(n + r * s * (steps - 1) / 2 for n, r, s in zip(block, reach, sides, strict=True))
         compute = rates.seconds_per_cell + rates.seconds_per_tap * len(taps.weights)
-        compute *= dtype.itemsize / 8 / threads * _core.tile_cost(block, width, dtype.itemsize, steps, threads)
-        memory = arrays * dtype.itemsize / rates.bytes_per_s / steps
-        cut = sum(p > 1 for p in decomposition.dims)
-        messages = 2 * cut if taps.star and steps == 1 else 3**cut - 1
-        sent = (frame - math.prod(block)) * dtype.itemsize if cut else 0
-        exchange = (messages * _MESSAGES + 2 * sent / rates.bytes_per_s) / steps
+        compute *= itemsize / 8 / threads * _core.tile_cost(block, width, itemsize, steps, threads)
+        memory = arrays * itemsize / rates.bytes_per_s / steps
         # A quarter of the traffic hides behind the computation, as measured.
-        seconds = cells * max(compute + 0.75 * memory, memory) + exchange
+        per_cell = max(compute + 0.75 * memory, memory)
+        messages = sum(peers) if taps.star and steps == 1 else math.prod(1 + p for p in peers) - 1
+        far = [n + r * steps * s * (p > 1) for n, r, s, p in zip(block, reach, sides, dims, strict=True)]
+        exchange = messages * rates.latency + (math.prod(far) - size) * itemsize * rates.seconds_per_byte
+        if meanwhile:
+            # Where boxes meet, both compute what lies between them; and the rows along cut columns are short.
+            middle = [max(0, n - r * steps * s) for n, r, s in zip(block, reach, sides, strict=True)]
+            slabs = slab_count(middle, itemsize, reach[0] * (steps - 1))
+            meet = [s + (slabs - 1) * (d == 0) for d, s in enumerate(sides)]
+            cells += sum(m * r * (steps - 1) * size / n for m, r, n in zip(meet, reach, block, strict=True))
+            cells += _ROW * sides[-1] * size / block[-1]
+            hidden = min((1 - rates.exposed) * exchange, math.prod(middle) * steps * per_cell)
+            exchange += _CALL * (slabs + sum(sides) - 1) - hidden
+        seconds = cells * per_cell + exchange / steps
         if seconds < least:
-            least, best = seconds, Fusing(steps, seconds if large else None)
+            least, best = seconds, Fusing(steps, meanwhile, seconds if large else None)
     return best
 
 
@@ -125,11 +153,11 @@ def _rates(topology: Topology, threads: int) -> Rates:
         with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
             known = dict(json.loads(_cache().read_text()))
             if key in known:
-                copy, cell, tap = map(float, known[key])
-                found = [copy, cell, tap] if copy > 0 else None
+                found = list(map(float, known[key]))
+                found = found if len(found) == len(Rates._fields) and found[0] > 0 else None
     found = comm.bcast(found)
     if found is None:
-        found = [comm.allreduce(x, op=MPI.MAX) for x in _measure(threads)]
+        found = [comm.allreduce(x, op=MPI.MAX) for x in (*_measure(threads), *_measure_messages(topology))]
         if comm.rank == 0:
             with contextlib.suppress(OSError, RuntimeError):
                 file = _cache()
@@ -137,8 +165,8 @@ def _rates(topology: Topology, threads: int) -> Rates:
                 new = file.with_name(f"{file.name}.{os.getpid()}")
                 new.write_text(json.dumps(known | {key: found}, indent=1))
                 new.replace(file)
-    copy, cell, tap = found
-    return Rates(1 / copy, cell, tap)
+    copy, *others = found
+    return Rates(1 / copy, *others)
 
 
 def _cache() -> Path:
@@ -146,19 +174,48 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
 
 
+def _measure_messages(topology: Topology) -> tuple[float, float, float]:
+    """Seconds per message and per byte of an exchange, and the share that work does not hide. Collective."""
+    if topology.size == 1:
+        return Rates().latency, Rates().seconds_per_byte, 1.0
+    work, once = _cached_work(5)
+    seconds = []
+    for nbytes in (64, 1 << 20):  # from each rank to the next
+        cut = Decomposition((topology.size, nbytes), (topology.size, 1))
+        halo = Halo(cut, topology, ((1, 0), (0, 0)), np.dtype(np.uint8), "wrap")
+        block = np.zeros((2, nbytes), np.uint8)
+        topology.private.Barrier()
+        seconds.append(_least(partial(halo.exchange, block), 20))
+    exchange, parts = seconds[1], 4
+
+    def overlapped() -> None:
+        halo.start(block)
+        for _ in range(parts):
+            work()
+            halo.progress()
+        halo.finish(block)
+
+    topology.private.Barrier()
+    hidden = exchange + parts * once - _least(overlapped, 20)
+    exposed = 1 - hidden / min(exchange, parts * once)
+    return seconds[0], max(0.0, exchange - seconds[0]) / nbytes, min(max(exposed, 0.0), 1.0)
+
+
 def _measure(threads: int) -> tuple[float, float, float]:
     """Seconds per copied byte, per cell and per tap."""
     source, target = np.ones((2, 2048, 2048))
     copy = _least(partial(_core.copy, source, target, threads), 5) / (2 * source.nbytes)
-    seconds = []
-    for taps in (5, 9):
-        offsets = [o for o in product((-1, 0, 1), repeat=2) if taps == 9 or 0 in o]
-        small, out = np.ones((64 + 2 * 8, 1024 + 2 * 8)), np.empty((64, 1024))  # in the nearest caches
-        box, cells = [(8, 72), (8, 1032)], 8 * (64 + 7) * (1024 + 7)
-        step = partial(cpu.advance, small, out, offsets, np.full(taps, 1 / taps), 8, box, box, ["wrap"] * 2)
-        seconds.append(_least(step, 5) / cells)
+    seconds = [_cached_work(taps)[1] / (8 * (64 + 7) * (1024 + 7)) for taps in (5, 9)]
     tap = max(0.0, (seconds[1] - seconds[0]) / 4)
     return copy, max(0.0, seconds[0] - 5 * tap), tap
+
+
+def _cached_work(taps: int) -> tuple[Callable[[], object], float]:
+    """8 steps of 64 x 1024 cells in the nearest caches, and the seconds they take."""
+    offsets = [o for o in product((-1, 0, 1), repeat=2) if taps == 9 or 0 in o]
+    small, out, box = np.ones((64 + 2 * 8, 1024 + 2 * 8)), np.empty((64, 1024)), [(8, 72), (8, 1032)]
+    work = partial(cpu.advance, small, out, offsets, np.full(taps, 1 / taps), 8, box, box, ["wrap"] * 2)
+    return work, _least(work, 5)
 
 
 def _least(work: Callable[[], object], times: int) -> float:

@@ -29,7 +29,7 @@ from mpihpc.core.watchdog import phase
 from mpihpc.programs import progress
 from mpihpc.stencil import Evolution, Taps, check_axes, working_dtype
 from mpihpc.stencil.named import named_kernel
-from mpihpc.stencil.options import DTYPES, Config
+from mpihpc.stencil.options import DTYPES, OVERLAP, Config
 from mpihpc.stencil.picture import picture
 from mpihpc.stencil.verify import verify
 from mpihpc.view import check_picture
@@ -98,7 +98,8 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     problem = look(comm, config)
     cut, dtype, steps = problem.cut, problem.dtype, problem.steps
     options = {"comm": comm, "mode": problem.modes, "cval": config.cval, "threads": config.threads}
-    plan = Evolution(cut, problem.taps, dtype, fuse=config.fuse, exact=config.exact, **options)
+    choices = {"fuse": config.fuse, "exact": config.exact, "overlap": OVERLAP[config.overlap]}
+    plan = Evolution(cut, problem.taps, dtype, **choices, **options)
     threads, width, fuse = plan.stencil.threads, plan.stencil.halo.width, plan.stencil.fusing.steps
     if shown:
         print(_header(config, problem, plan), flush=True)
@@ -300,7 +301,8 @@ def _header(config: Config, problem: Problem, plan: Evolution) -> str:
         f"{'s' if threads > 1 else ''} each, on {problem.device}, halo "
         f"{', '.join(f'{a}+{b}' for a, b in halo.width)}\n"
         f"{fusing.steps} step{'s' if fusing.steps > 1 else ''} per exchange, in which rank 0 sends {halo.bytes:,} "
-        f"bytes in {halo.messages} message{'s' if halo.messages != 1 else ''}{predicted}"
+        f"bytes in {halo.messages} message{'s' if halo.messages != 1 else ''}"
+        f"{' while it computes' if fusing.overlap else ''}{predicted}"
     )
 
 

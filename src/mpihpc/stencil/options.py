@@ -9,6 +9,7 @@ import mpihpc
 from mpihpc.config import option, parse_config
 from mpihpc.core.halo import MODES
 
+OVERLAP = {"auto": None, "on": True, "off": False}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
 EXAMPLES = """
@@ -25,6 +26,12 @@ def _grid(text: str) -> tuple[int, ...]:
 
 def _fuse(text: str) -> int | None:
     return None if text == "auto" else int(text)
+
+
+def _overlap(text: str) -> str:
+    if text not in OVERLAP:
+        raise ValueError(text)
+    return text
 
 
 def _number(text: str) -> complex:
@@ -59,6 +66,12 @@ class Config:
     )
     fuse: int | None = option(
         None, "steps per exchange and pass over memory (default: auto, by a model)", type=_fuse, metavar="8|auto"
+    )
+    overlap: str = option(
+        "auto",
+        "advance the middle of a block while messages travel (default: by a model)",
+        type=_overlap,
+        metavar="auto|on|off",
     )
     exact: bool = option(True, "--no-exact: a kernel that is a product of lines may be applied line by line")
     device: str = option("auto", "default: auto", metavar="auto|cpu|gpu")

@@ -1,0 +1,66 @@
+"""What of a block can advance while its halo travels, and what has to wait for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from mpihpc.core.decomposition import Box, Decomposition, Width
+
+_SLAB = 24 << 20  # bytes; smaller results are written through the caches, which takes longer
+_MOST = 8
+_LINE, _LONG_ROW = 64, 1024  # bytes
+
+
+def early_and_late(
+    decomposition: Decomposition, rank: int, width: Width, modes: Sequence[str], itemsize: int, twice: int
+) -> tuple[list[Box], list[Box]]:
+    """The block of a rank in disjoint boxes: first those that read nothing that `Halo.finish` brings, then the others.
+
+    Parameters
+    ----------
+    decomposition, rank, modes, itemsize
+        Of the plan.
+    width : tuple of (before, after) pairs
+        The halo of all fused steps.
+    twice : int
+        Planes that are computed twice where the block is cut along its first axis.
+
+    Returns
+    -------
+    early, late : list of Box
+        Global indices. `early` is the middle, in slabs along the first axis; a block without a middle has none.
+    """
+    block, shape = decomposition.box(rank), decomposition.shape
+    margin = [
+        (-a if mode == "wrap" or lo > 0 else 0, -b if mode == "wrap" or hi < n else 0)
+        for (a, b), lo, hi, n, mode in zip(width, *block, shape, modes, strict=True)
+    ]
+    if block.shape[-1] * itemsize >= _LONG_ROW:
+        # The middle's rows begin and end where the block's cache lines do.
+        line = max(1, _LINE // itemsize)
+        margin[-1] = margin[-1][0] // line * line, margin[-1][1] // line * line
+    middle = block.grow(tuple(margin))
+    if not middle.size:
+        return [], [block]
+    count = slab_count(middle.shape, itemsize, twice)
+    cuts = [middle.start[0] + middle.shape[0] * i // count for i in range(count + 1)]
+    early = [_between(middle, 0, lo, hi) for lo, hi in pairwise(cuts)]
+    late, rest = [], block
+    for axis, (lo, hi) in enumerate(zip(*middle, strict=True)):
+        late += [_between(rest, axis, rest.start[axis], lo), _between(rest, axis, hi, rest.stop[axis])]
+        rest = _between(rest, axis, lo, hi)
+    return early, [box for box in late if box.size]
+
+
+def slab_count(shape: Sequence[int], itemsize: int, twice: int) -> int:
+    """In how many slabs a middle of this shape advances: few, if much is computed twice."""
+    return max(1, min(_MOST, math.prod(shape) * itemsize // _SLAB, shape[0] // max(1, 32 * twice)))
+
+
+def _between(box: Box, axis: int, lo: int, hi: int) -> Box:
+    """The part of a box that lies between two indices of an axis."""
+    start, stop = list(box.start), list(box.stop)
+    start[axis], stop[axis] = lo, hi
+    return Box(tuple(start), tuple(stop))
