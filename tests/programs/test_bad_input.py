@@ -187,6 +187,7 @@ CASES = [
     Case("--fuse 0", ("fuse 0", "1 to 64"), 3),
     Case("--fuse 65", ("fuse 65", "1 to 64")),
     Case("--fuse many", ("--fuse", "'many'", "8|auto")),
+    Case("--overlap maybe", ("--overlap", "'maybe'", "auto|on|off")),
     Case("--threads 0", ("threads 0", "1 to 1024"), 3),
     Case("--threads -2", ("threads -2", "1 to 1024")),
     Case("--threads 1000000", ("threads 1000000",)),

@@ -134,7 +134,16 @@ def test_grid_and_threads_do_not_show_in_the_result(launch, small):
     assert [r["threads"] for r in results[3:]] == [1, 3]
     results += [finished(launch(3, *command, "--fuse", fuse)) for fuse in (1, 4, 64)]
     assert [r["fuse"] for r in results[5:]] == [1, 4, 64]
+    results += [finished(launch(3, *command, "--overlap", overlap)) for overlap in ("on", "off")]
     assert len({r["checksum"] for r in results}) == 1
+
+
+def test_line_by_line_only_where_asked_for(launch, small):
+    command = (*STENCIL, "--input", "small.npy", "--kernel", "gaussian:2", "--steps", "3", "--verify", "--json")
+    runs = [launch(n, *command, *more) for more in ((), ("--no-exact",)) for n in (1, 3)]
+    assert ["lines of 17 + 17" in done.stdout for done in runs] == [False, False, True, True]
+    checksums = [json.loads(done.stdout.splitlines()[-1])["checksum"] for done in runs]
+    assert checksums[0] == checksums[1] != checksums[2] == checksums[3]
 
 
 def test_no_arguments(launch, tmp_path):

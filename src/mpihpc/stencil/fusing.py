@@ -128,11 +128,11 @@ def choose_fuse(
         far = [n + r * steps * s * (p > 1) for n, r, s, p in zip(block, reach, sides, dims, strict=True)]
         exchange = messages * rates.latency + (math.prod(far) - size) * itemsize * rates.seconds_per_byte
         if meanwhile:
-            # Where boxes meet, both compute what lies between them; and the rows along cut columns are short.
+            # Where boxes meet, both read and compute what lies between them; rows along a cut last axis are short.
             middle = [max(0, n - r * steps * s) for n, r, s in zip(block, reach, sides, strict=True)]
             slabs = slab_count(middle, itemsize, reach[0] * (steps - 1))
             meet = [s + (slabs - 1) * (d == 0) for d, s in enumerate(sides)]
-            cells += sum(m * r * (steps - 1) * size / n for m, r, n in zip(meet, reach, block, strict=True))
+            cells += sum(m * r * steps * size / n for m, r, n in zip(meet, reach, block, strict=True))
             cells += _ROW * sides[-1] * size / block[-1]
             hidden = min((1 - rates.exposed) * exchange, math.prod(middle) * steps * per_cell)
             exchange += _CALL * (slabs + sum(sides) - 1) - hidden
@@ -185,20 +185,27 @@ def _measure_messages(topology: Topology) -> tuple[float, float, float]:
         halo = Halo(cut, topology, ((1, 0), (0, 0)), np.dtype(np.uint8), "wrap")
         block = np.zeros((2, nbytes), np.uint8)
         topology.private.Barrier()
-        seconds.append(_least(partial(halo.exchange, block), 20))
-    exchange, parts = seconds[1], 4
+        seconds.append(_least(partial(halo.exchange, block), 10))
+    exchange = seconds[1]
+    times = max(1, min(100, math.ceil(exchange / once / 4)))
+
+    def compute(after: Callable[[], object]) -> None:
+        for _ in range(4):
+            for _ in range(times):
+                work()
+            after()
 
     def overlapped() -> None:
         halo.start(block)
-        for _ in range(parts):
-            work()
-            halo.progress()
+        compute(halo.progress)
         halo.finish(block)
 
     topology.private.Barrier()
-    hidden = exchange + parts * once - _least(overlapped, 20)
-    exposed = 1 - hidden / min(exchange, parts * once)
-    return seconds[0], max(0.0, exchange - seconds[0]) / nbytes, min(max(exposed, 0.0), 1.0)
+    alone, together = _least(partial(compute, int), 10), _least(overlapped, 10)
+    exposed = min(max(0.0, 1 - (exchange + alone - together) / min(exchange, alone)), 1.0)
+    # The mean of the ranks: of many, one has always been disturbed.
+    exposed = topology.private.allreduce(exposed) / topology.size
+    return seconds[0], max(0.0, exchange - seconds[0]) / nbytes, exposed
 
 
 def _measure(threads: int) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from mpihpc.core.decomposition import Box, Decomposition, Width
 
 _SLAB = 24 << 20  # bytes; smaller results are written through the caches, which takes longer
 _MOST = 8
-_LINE, _LONG_ROW = 64, 1024  # bytes
+_PLANES, _LINE = 4, 64  # planes that the kernels fill together; bytes
 
 
 def early_and_late(
@@ -37,15 +37,16 @@ def early_and_late(
         (-a if mode == "wrap" or lo > 0 else 0, -b if mode == "wrap" or hi < n else 0)
         for (a, b), lo, hi, n, mode in zip(width, *block, shape, modes, strict=True)
     ]
-    if block.shape[-1] * itemsize >= _LONG_ROW:
-        # The middle's rows begin and end where the block's cache lines do.
-        line = max(1, _LINE // itemsize)
-        margin[-1] = margin[-1][0] // line * line, margin[-1][1] // line * line
+    # The middle begins and ends where the kernels like it, if the block is not so small that little would be left.
+    for axis, grain in ((0, _PLANES), (-1, max(1, _LINE // itemsize))):
+        if block.shape[axis] >= 16 * grain:
+            margin[axis] = margin[axis][0] // grain * grain, margin[axis][1] // grain * grain
     middle = block.grow(tuple(margin))
     if not middle.size:
         return [], [block]
     count = slab_count(middle.shape, itemsize, twice)
-    cuts = [middle.start[0] + middle.shape[0] * i // count for i in range(count + 1)]
+    first, planes = middle.start[0], middle.shape[0]
+    cuts = [*(first + planes * i // count // _PLANES * _PLANES for i in range(count)), middle.stop[0]]
     early = [_between(middle, 0, lo, hi) for lo, hi in pairwise(cuts)]
     late, rest = [], block
     for axis, (lo, hi) in enumerate(zip(*middle, strict=True)):
@@ -56,7 +57,7 @@ def early_and_late(
 
 def slab_count(shape: Sequence[int], itemsize: int, twice: int) -> int:
     """In how many slabs a middle of this shape advances: few, if much is computed twice."""
-    return max(1, min(_MOST, math.prod(shape) * itemsize // _SLAB, shape[0] // max(1, 32 * twice)))
+    return max(1, min(_MOST, math.prod(shape) * itemsize // _SLAB, shape[0] // max(_PLANES, 32 * twice)))
 
 
 def _between(box: Box, axis: int, lo: int, hi: int) -> Box:
