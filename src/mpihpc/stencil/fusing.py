@@ -1,4 +1,4 @@
-"""How many steps to fuse: a small model of what a step costs, with rates that are measured once per machine."""
+"""How many steps to fuse: a small model of what a step costs, with rates that are measured once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,14 +25,15 @@ from mpihpc.stencil.taps import Taps
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)
 _MESSAGES = 5e-6  # seconds for a message, packed and unpacked
 _LARGE = 1 << 20  # cells of a block; with fewer it is not worth while to measure anything
+_SMALL = {1: (1 << 18,), 2: (256, 1024), 3: (48, 64, 256), 4: (12, 12, 32, 128)}  # blocks to measure by their axes
+_MOST_TAPS = 1 << 28  # cells times taps times steps of a measurement
 
 
 class Rates(NamedTuple):
     """What one rank can do while all others work too."""
 
     bytes_per_s: float = 1e10  # read and written by a plain copy
-    seconds_per_cell: float = 2e-10  # of a step in the cache, by one thread
-    seconds_per_tap: float = 3e-11  # more for each tap
+    seconds_per_cell: float = 5e-10  # of a step of the stencil in the caches, by one thread
 
 
 class Fusing(NamedTuple):
@@ -82,7 +82,7 @@ def choose_fuse(
     """
     block = tuple(-(-n // p) for n, p in zip(decomposition.shape, decomposition.dims, strict=True))
     large = math.prod(block) >= _LARGE
-    rates = _rates(topology, threads) if large else Rates()
+    rates = _rates(topology, threads, taps, dtype) if large else Rates()
     least, best = math.inf, Fusing(only or 1, None)
     for steps in CANDIDATES if only is None else (only,):
         deep = deep_width(decomposition, width, modes, steps)
@@ -97,8 +97,7 @@ def choose_fuse(
             n + (a + b) * (steps - 1) / 2 / steps if p > 1 or mode == "wrap" else n
             for n, (a, b), p, mode in zip(block, deep, decomposition.dims, modes, strict=True)
         )
-        compute = rates.seconds_per_cell + rates.seconds_per_tap * len(taps.weights)
-        compute *= dtype.itemsize / 8 / threads * _core.tile_cost(block, width, dtype.itemsize, steps, threads)
+        compute = rates.seconds_per_cell / threads * _core.tile_cost(block, width, dtype.itemsize, steps, threads)
         memory = 2 * dtype.itemsize / rates.bytes_per_s / steps
         cut = sum(p > 1 for p in decomposition.dims)
         messages = 2 * cut if taps.star and steps == 1 else 3**cut - 1
@@ -111,31 +110,31 @@ def choose_fuse(
     return best
 
 
-def _rates(topology: Topology, threads: int) -> Rates:
-    """The rates of this machine with so many ranks and threads, from the user's cache if they are there. Collective."""
+def _rates(topology: Topology, threads: int, taps: Taps, dtype: np.dtype) -> Rates:
+    """The rates of this machine for a stencil, with so many ranks and threads, from the user's cache if they are there.
+
+    Collective.
+    """
     comm = topology.private
-    key = f"{platform.node()} {_core.isa()} {comm.size}x{threads}"
-    known: dict[str, list[float]] = {}
-    found: list[float] | None = None
+    machine = f"{platform.node()} {_core.isa()} {comm.size}x{threads}"
+    stencil = f"{machine} {len(taps.weights)} {taps.weights.dtype} taps {taps.width} {dtype}"
+    measures = {machine: partial(_measure_copy, threads), stencil: partial(_measure_cell, taps, dtype)}
+    known: dict[str, float] = {}
     if comm.rank == 0:
         # A cache that cannot be read is none; neither is one where the user has no home.
         with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
-            known = dict(json.loads(_cache().read_text()))
-            if key in known:
-                copy, cell, tap = map(float, known[key])
-                found = [copy, cell, tap] if copy > 0 else None
-    found = comm.bcast(found)
-    if found is None:
-        found = [comm.allreduce(x, op=MPI.MAX) for x in _measure(threads)]
-        if comm.rank == 0:
-            with contextlib.suppress(OSError, RuntimeError):
-                file = _cache()
-                file.parent.mkdir(parents=True, exist_ok=True)
-                new = file.with_name(f"{file.name}.{os.getpid()}")
-                new.write_text(json.dumps(known | {key: found}, indent=1))
-                new.replace(file)
-    copy, cell, tap = found
-    return Rates(1 / copy, cell, tap)
+            known = {str(key): float(value) for key, value in dict(json.loads(_cache().read_text())).items()}
+    found: dict[str, float] = comm.bcast({key: known[key] for key in measures if known.get(key, 0) > 0})
+    missing = [key for key in measures if key not in found]
+    found |= {key: comm.allreduce(measures[key](), op=MPI.MAX) for key in missing}
+    if missing and comm.rank == 0:
+        with contextlib.suppress(OSError, RuntimeError):
+            file = _cache()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            new = file.with_name(f"{file.name}.{os.getpid()}")
+            new.write_text(json.dumps(known | found, indent=1))
+            new.replace(file)
+    return Rates(1 / found[machine], found[stencil])
 
 
 def _cache() -> Path:
@@ -143,26 +142,31 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
 
 
-def _measure(threads: int) -> tuple[float, float, float]:
-    """Seconds per copied byte, per cell and per tap."""
+def _measure_copy(threads: int) -> float:
+    """Seconds per copied byte."""
     source, target = np.ones((2, 2048, 2048))
-    copy = _least(partial(_core.copy, source, target, threads), 5) / (2 * source.nbytes)
-    seconds = []
-    for taps in (5, 9):
-        offsets = [o for o in product((-1, 0, 1), repeat=2) if taps == 9 or 0 in o]
-        small, out = np.ones((64 + 2 * 8, 1024 + 2 * 8)), np.empty((64, 1024))  # in the nearest caches
-        box, cells = [(8, 72), (8, 1032)], 8 * (64 + 7) * (1024 + 7)
-        step = partial(cpu.advance, small, out, offsets, np.full(taps, 1 / taps), 8, box, box, ["wrap"] * 2)
-        seconds.append(_least(step, 5) / cells)
-    tap = max(0.0, (seconds[1] - seconds[0]) / 4)
-    return copy, max(0.0, seconds[0] - 5 * tap), tap
+    return _least(partial(_core.copy, source, target, threads), 5) / (2 * source.nbytes)
 
 
-def _least(work: Callable[[], object], times: int) -> float:
+def _measure_cell(taps: Taps, dtype: np.dtype) -> float:
+    """Seconds per cell of a step in the caches, which hold some planes of a 3-D array as they will of a large one."""
+    steps, shape = 4, _SMALL[len(taps.width)]
+    work = math.prod(shape[1:]) * steps * max(1, len(taps.weights))
+    shape = (min(shape[0], max(_MOST_TAPS // work, 8)), *shape[1:])
+    box = [(a, a + n) for n, (a, _) in zip(shape, taps.width, strict=True)]
+    source = np.ones([n + a + b for n, (a, b) in zip(shape, taps.width, strict=True)], dtype)
+    weights = taps.weights / max(1, len(taps.weights))
+    weights = weights.astype(dtype if weights.dtype.kind == "c" else np.zeros(0, dtype).real.dtype)
+    target, modes = np.empty(shape, dtype), ["nearest"] * len(shape)
+    step = partial(cpu.advance, source, target, taps.offsets, weights, steps, box, box, modes)
+    return _least(step, 5, time.thread_time) / (steps * math.prod(shape))  # not of whoever has the core in between
+
+
+def _least(work: Callable[[], object], times: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """The shortest time of several."""
     least = math.inf
     for _ in range(times):
-        begin = time.perf_counter()
+        begin = clock()
         work()
-        least = min(least, time.perf_counter() - begin)
+        least = min(least, clock() - begin)
     return least
