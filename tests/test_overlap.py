@@ -14,6 +14,7 @@ from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.topology import Topology
 from mpihpc.stencil import Stencil, Taps, evolve, named_kernel, overlap, separable
 from mpihpc.stencil.fusing import choose_fuse
+from mpihpc.stencil.rates import Step
 from test_stencil import PAD, grids
 
 
@@ -109,7 +110,8 @@ def test_evolve_with_overlap(comm):
 
 def test_the_model_overlaps_where_it_pays(comm, shared_tmp_path, monkeypatch):
     """A slow network that needs no help: yes. A fast one, or messages that only move while the rank waits: no."""
-    taps, cut = Taps.from_kernel(named_kernel("heat", 2), 2), Decomposition((2048 * comm.size, 2048), (comm.size, 1))
+    step = Step(Taps.from_kernel(named_kernel("heat", 2), 2), np.dtype(float))
+    cut, width = Decomposition((2048 * comm.size, 2048), (comm.size, 1)), step.taps.width
     key = f"{platform.node()} {_core.isa()} {comm.size}x1"
     found = {}
     for name, network in {"slow": (1e-3, 1e-8, 0.1), "busy": (1e-3, 1e-8, 1), "fast": (1e-7, 1e-12, 0.1)}.items():
@@ -117,10 +119,12 @@ def test_the_model_overlaps_where_it_pays(comm, shared_tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
         if comm.rank == 0:
             (folder / "mpihpc").mkdir(parents=True)
-            (folder / "mpihpc" / "rates.json").write_text(json.dumps({key: [3e-11, 1.5e-10, 1.5e-11, *network]}))
+            known = {"copy": [3e-11], "messages": network, f"5 float64 taps {width} float64": [2.2e-10]}
+            known = {f"{key} {name}": values for name, values in known.items()}
+            (folder / "mpihpc" / "rates.json").write_text(json.dumps(known))
         comm.Barrier()
-        rest = np.dtype(float), ("reflect",) * 2, Topology.of(comm), 1
-        found[name] = [choose_fuse(cut, taps, taps.width, *rest, 4, overlap=o) for o in (None, True, False)]
+        rest = width, ("reflect",) * 2, Topology.of(comm), 1
+        found[name] = [choose_fuse(cut, step, *rest, 4, overlap=o) for o in (None, True, False)]
     for best, on, off in found.values():
         assert on.overlap and not off.overlap and best.steps == 4
         assert best.seconds == min(on.seconds, off.seconds)

@@ -18,8 +18,9 @@ from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition, Grown
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer, sent
-from mpihpc.stencil import Evolution, Taps, evolve, fusing, leapfrog, named_kernel
+from mpihpc.stencil import Evolution, Taps, evolve, leapfrog, named_kernel, rates
 from mpihpc.stencil.fusing import choose_fuse
+from mpihpc.stencil.rates import Step
 
 PAD = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
 
@@ -179,42 +180,51 @@ def test_plain_waves_need_no_field(comm):
     assert [x.checksum() for x in a] == [x.checksum() for x in b]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [None, "", "[1, 2]", "[[1, 2]]", '{"%s": [1]}', '{"%s": [0, 0, 0, 0, 0, 0]}', '{"%s": [1e-11, 2e-10, 1e-11]}'],
-)
+def kept_rates(folder, comm):
+    """The user's file of rates, and how its keys begin."""
+    return folder / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
+
+
+NO_RATES = [None, "", "[1, 2]", "[[1, 2]]", '{"%s copy": 1}', '{"%s copy": [0]}', '{"%s copy": [NaN]}']
+NO_RATES += ['{"%s copy": [1e-11], "x": "y"}', '{"%s messages": [1e-6]}']
+
+
+@pytest.mark.parametrize("content", NO_RATES)
 def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypatch, content):
     """Nothing, or rubbish, in the user's cache folder does no harm; what is measured is kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(shared_tmp_path))
-    file, key = shared_tmp_path / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
+    file, key = kept_rates(shared_tmp_path, comm)
     if comm.rank == 0 and content is not None:
         file.parent.mkdir()
         file.write_text(content.replace("%s", key))
-    found = fusing._rates(Topology.of(comm), 1)
+    step = Step(Taps.from_kernel(named_kernel("heat", 2), 2), np.dtype("f4"), field=True, levels=2)
+    found = rates.measured(Topology.of(comm), 1, step)
     assert len(set(comm.allgather(found))) == 1
-    assert found.bytes_per_s > 1e6 and 0 <= found.seconds_per_cell < 1e-4 and 0 <= found.seconds_per_tap < 1e-4
+    assert found.bytes_per_s > 1e6 and 0 < found.seconds_per_cell < 1e-4
     assert 0 < found.latency < 1 and 0 <= found.seconds_per_byte < 1e-4 and 0 <= found.exposed <= 1
     if comm.rank == 0:
-        assert len(json.loads(file.read_text())[key]) == 6
-    assert fusing._rates(Topology.of(comm), 1) == found
+        kept = json.loads(file.read_text())
+        assert sum(name.startswith(key) for name in kept) == 3 and 1 / kept[f"{key} copy"][0] == found.bytes_per_s
+    assert rates.measured(Topology.of(comm), 1, step) == found
 
 
 def test_the_model_fuses_steps_of_large_blocks(comm, shared_tmp_path, monkeypatch):
     """By rates like those of a real machine: more than one step where memory is what a step waits for."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(shared_tmp_path))
-    file, key = shared_tmp_path / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
+    file, key = kept_rates(shared_tmp_path, comm)
+    step = Step(Taps.from_kernel(named_kernel("heat", 2), 2), np.dtype(float))
+    width = step.taps.width
     if comm.rank == 0:
         file.parent.mkdir()
-        file.write_text(json.dumps({key: [3e-11, 1.5e-10, 1.5e-11, 5e-6, 2e-10, 1]}))
-    taps, cut = Taps.from_kernel(named_kernel("heat", 2), 2), Decomposition((2048 * comm.size, 2048), (comm.size, 1))
-    choose = partial(choose_fuse, cut, taps, taps.width, np.dtype(float), ("reflect",) * 2, Topology.of(comm), 1)
+        known = {"copy": [3e-11], "messages": [5e-6, 2e-10, 1], f"5 float64 taps {width} float64": [2.2e-10]}
+        file.write_text(json.dumps({f"{key} {name}": values for name, values in known.items()}))
+    cut = Decomposition((2048 * comm.size, 2048), (comm.size, 1))
+    choose = partial(choose_fuse, cut, step, width, ("reflect",) * 2, Topology.of(comm), 1)
     best, single = choose(), choose(only=1)
     assert best.steps > 1 and 0 < best.seconds < single.seconds
     assert single.seconds >= 2048 * 2048 * 16 * 3e-11  # not faster than memory
-    small = choose_fuse(
-        Decomposition((8 * comm.size, 8), (comm.size, 1)), taps, taps.width, np.dtype(float), ("wrap",) * 2,
-        Topology.of(comm), 1,
-    )  # fmt: skip
+    few = Decomposition((8 * comm.size, 8), (comm.size, 1))
+    small = choose_fuse(few, step, width, ("wrap",) * 2, Topology.of(comm), 1)
     assert small.seconds is None  # nothing is measured, nothing predicted
 
 

@@ -374,6 +374,13 @@ private:
 
 }  // namespace
 
+// Parts of the first axis, so that there are as many tiles as threads, or a multiple.
+static int64_t cuts_for(int threads, int64_t tiles) {
+    int64_t cuts = 1;
+    while (cuts * tiles % threads != 0) ++cuts;
+    return cuts;
+}
+
 double choose_tile(const int64_t shape[MAX_AXES], const int64_t before[MAX_AXES], const int64_t after[MAX_AXES], int steps,
                    int64_t scalar, int threads, int64_t tile[MAX_AXES]) {
     const int64_t slots = (shape[0] > 1 ? JAM : 1) + before[0] + after[0];
@@ -391,12 +398,16 @@ double choose_tile(const int64_t shape[MAX_AXES], const int64_t before[MAX_AXES]
             for (int64_t x = shape[3]; x > 0; x = smaller(3, x)) {
                 const int64_t own[MAX_AXES] = {1, b, c, x};
                 double cost = 1, cells = 1;
+                int64_t tiles = 1;
                 for (int d = 1; d < MAX_AXES; ++d) {
+                    tiles *= (shape[d] + own[d] - 1) / own[d];
                     // Level l computes (steps - l) times the reach more; the rings are as wide as the first level.
                     const double reach = double(before[d] + after[d]);
                     if (own[d] < shape[d]) cost *= 1 + reach * (steps - 1) / 2 / double(own[d]);
                     cells *= double(own[d]) + (own[d] < shape[d] ? reach * (steps - 1) : 0) + reach;
                 }
+                const double across = double(before[0] + after[0]) * (steps - 1) / 2;
+                cost *= 1 + across * double(cuts_for(threads, tiles) - 1) / double(shape[0]);
                 const double bytes = cells * double(slots * steps * scalar);
                 cost *= bytes <= double(cache_bytes(2)) ? 1 : bytes <= share ? 1.05 : 1.7;
                 if (x < shape[3]) cost *= 1.01;  // long rows suit the prefetchers
@@ -428,10 +439,8 @@ void advance(const Problem<T> &p) {
     for (int d = MAX_AXES - 1; d >= 0; --d) {
         if (p.tile[d] > 0) tile[d] = std::min(p.tile[d], shape[d]);
         if (d == 0 && p.tile[0] <= 0) {
-            // As many tiles as there are threads, or a multiple.
-            int64_t parts = 1;
-            while (parts * total % threads != 0) ++parts;
-            tile[0] = (shape[0] + parts - 1) / parts;
+            const int64_t cuts = cuts_for(threads, total);
+            tile[0] = (shape[0] + cuts - 1) / cuts;
         }
         tiles[d] = (shape[d] + tile[d] - 1) / tile[d];
         total *= tiles[d];

@@ -60,9 +60,6 @@ template <class T>
 struct Real {
     using scalar = T;
     static constexpr int STEP = 1;
-    // Every unaligned load of 64 bytes takes two cache lines. A few taps wait for memory, not for arithmetic, and run
-    // better with 32 (5 points: 57 against 51 GB/s).
-    static constexpr bool HALVE_FOR_FEW_TAPS = true;
 
     template <class V>
     struct Weight {
@@ -97,7 +94,6 @@ template <class T>
 struct Complex {
     using scalar = T;
     static constexpr int STEP = 2;
-    static constexpr bool HALVE_FOR_FEW_TAPS = false;
 
     // (wr*xr - wi*xi, wr*xi + wi*xr): a - b is a + (-b) to the bit, so the imaginary weight carries the sign.
     template <class V>
@@ -127,9 +123,7 @@ struct Fetch {
     }
 };
 
-// Vectors in the largest block: enough sums in flight to hide the latency of the additions, yet at most 256 bytes, so
-// that prefetches and streaming stores come evenly (8 of 64 bytes measured 0.9 of the speed of 4).
-constexpr int most_vectors(int bytes) { return bytes == 64 ? 4 : 8; }
+constexpr int MOST = 8;  // vectors in the largest block: enough sums in flight to hide the latency of the additions
 
 // BLOCK neighbouring vectors of one row: the accumulators stay in registers while the taps pass by.
 template <class Op, int BYTES, int BLOCK, bool STREAM, class T>
@@ -182,7 +176,6 @@ template <class T>
 struct Copy {
     using scalar = T;
     static constexpr int STEP = 1;
-    static constexpr bool HALVE_FOR_FEW_TAPS = false;
 };
 
 template <class T>
@@ -201,17 +194,16 @@ MPIHPC_INLINE void block(T *dst, const Taps<T> &taps, int64_t i, Copy<T>) {
     for (int b = 0; b < BLOCK; ++b) store<STREAM>(dst + i + b * LANES, value[b]);
 }
 
-// The vectors of a row from `i` on, in blocks of 8 (or 4), 2, 1; returns where the last whole vector ends.
+// The vectors of a row from `i` on, in blocks of 8, 4, 2, 1; returns where the last whole vector ends.
 template <class Op, int BYTES, bool STREAM, class T>
 inline int64_t vectors(T *dst, const Taps<T> &taps, int64_t i, int64_t n, const Ahead &ahead) {
     constexpr int64_t LANES = BYTES / sizeof(T);
-    constexpr int MOST = most_vectors(BYTES);
     Fetch fetch(ahead, MOST * LANES, n);
     for (; i + MOST * LANES <= n; i += MOST * LANES) {
         fetch.next();
         block<Op, BYTES, MOST, STREAM>(dst, taps, i, Op());
     }
-    if (MOST > 4 && i + 4 * LANES <= n) {
+    if (i + 4 * LANES <= n) {
         block<Op, BYTES, 4, STREAM>(dst, taps, i, Op());
         i += 4 * LANES;
     }
@@ -230,9 +222,6 @@ template <class Op, int BYTES>
 void row(typename Op::scalar *dst, const Taps<typename Op::scalar> &taps, int64_t n, bool stream, const Ahead &ahead) {
     using T = typename Op::scalar;
     constexpr int64_t LANES = BYTES / sizeof(T);
-    if constexpr (BYTES == 64 && Op::HALVE_FOR_FEW_TAPS) {
-        if (taps.count <= 8) return row<Op, 32>(dst, taps, n, stream, ahead);
-    }
     if (n < LANES) {
         if constexpr (BYTES > 16) row<Op, BYTES / 2>(dst, taps, n, false, ahead);
         else scalars(dst, taps, n, Op());

@@ -24,6 +24,7 @@ from mpihpc.kernels import cpu
 from mpihpc.stencil.fusing import Fusing, choose_fuse, deep_width
 from mpihpc.stencil.named import named_kernel
 from mpihpc.stencil.overlap import early_and_late
+from mpihpc.stencil.rates import Step
 from mpihpc.stencil.separable import Passes, lines_worth_it
 from mpihpc.stencil.taps import Taps, working_dtype
 
@@ -116,11 +117,11 @@ class Stencil:
         self.dtype = dtype
         width = symmetric_width(taps.width, modes)
         most_threads = topology.private.allreduce(self.threads, op=MPI.MAX)
-        arrays = 2 * levels + (field is not None)
+        step = Step(taps, dtype, field is not None, levels)
         self.fusing = (
             Fusing(1, bool(overlap), None)
             if self.lines
-            else choose_fuse(decomposition, taps, width, dtype, modes, topology, most_threads, fuse, overlap, arrays)
+            else choose_fuse(decomposition, step, width, modes, topology, most_threads, fuse, overlap)
         )
         steps = self.fusing.steps
         self.halo = Halo(

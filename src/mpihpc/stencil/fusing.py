@@ -1,48 +1,22 @@
-"""How many steps to fuse, and whether messages travel meanwhile: a small model of what a step costs.
-
-Its rates are measured once per machine.
-"""
+"""How many steps to fuse, and whether messages travel meanwhile: a small model of what a step costs."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-import platform
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
-from mpi4py import MPI
 
 from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition, Width
-from mpihpc.core.halo import Halo
 from mpihpc.core.topology import Topology
-from mpihpc.kernels import cpu
 from mpihpc.stencil.overlap import slab_count
-from mpihpc.stencil.taps import Taps
+from mpihpc.stencil.rates import Rates, Step, measured
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)
 _CALL = 1e-5  # seconds for a call of a kernel
 _ROW = 100  # cells; what it costs to begin a row that is shorter
 _LARGE = 1 << 20  # cells of a block; with fewer it is not worth while to measure anything
-
-
-class Rates(NamedTuple):
-    """What one rank can do while all others work too."""
-
-    bytes_per_s: float = 1e10  # read and written by a plain copy
-    seconds_per_cell: float = 2e-10  # of a step in the cache, by one thread
-    seconds_per_tap: float = 3e-11  # more for each tap
-    latency: float = 5e-6  # seconds for a message, packed and unpacked
-    seconds_per_byte: float = 2e-10  # more for each byte sent
-    exposed: float = 1.0  # the share of these that is left when there is work between start and finish
 
 
 class Fusing(NamedTuple):
@@ -73,21 +47,19 @@ def deep_width(decomposition: Decomposition, width: Width, modes: Sequence[str],
 
 def choose_fuse(
     decomposition: Decomposition,
-    taps: Taps,
+    step: Step,
     width: Width,
-    dtype: np.dtype,
     modes: Sequence[str],
     topology: Topology,
     threads: int,
     only: int | None = None,
     overlap: bool | None = None,
-    arrays: int = 2,
 ) -> Fusing:
     """The number of steps per exchange that takes the least time by the model. Collective.
 
     Parameters
     ----------
-    decomposition, taps, dtype, modes, topology, threads
+    decomposition, step, modes, topology, threads
         Of the plan.
     width : tuple of (before, after) pairs
         The halo of one step.
@@ -95,14 +67,13 @@ def choose_fuse(
         Predict for this number.
     overlap : bool, optional
         Predict for messages that travel while the middle of the block advances, or before it does.
-    arrays : int
-        How many are read or written in a pass.
     """
-    dims, itemsize = decomposition.dims, dtype.itemsize
+    taps, itemsize = step.taps, step.dtype.itemsize
+    dims, arrays = decomposition.dims, 2 * step.levels + step.field  # read or written in a pass
     block = tuple(max(1, -(-n // p)) for n, p in zip(decomposition.shape, dims, strict=True))
     size = math.prod(block)
     large = size >= _LARGE
-    rates = _rates(topology, threads) if large else Rates()
+    rates = measured(topology, threads, step) if large else Rates()
     # The sides of a block from whose halo steps are computed twice, and the ranks on the other side.
     sides = [2 if mode == "wrap" or p > 2 else p - 1 for p, mode in zip(dims, modes, strict=True)]
     peers = [min(p - 1, 2) for p in dims]
@@ -119,8 +90,7 @@ def choose_fuse(
             continue  # for memory's sake
         # Half of the halo is computed, on the average over the steps; all of it is sent.
         cells = math.prod(n + r * s * (steps - 1) / 2 for n, r, s in zip(block, reach, sides, strict=True))
-        compute = rates.seconds_per_cell + rates.seconds_per_tap * len(taps.weights)
-        compute *= itemsize / 8 / threads * _core.tile_cost(block, width, itemsize, steps, threads)
+        compute = rates.seconds_per_cell / threads * _core.tile_cost(block, width, itemsize, steps, threads)
         memory = arrays * itemsize / rates.bytes_per_s / steps
         # A quarter of the traffic hides behind the computation, as measured.
         per_cell = max(compute + 0.75 * memory, memory)
@@ -140,96 +110,3 @@ def choose_fuse(
         if seconds < least:
             least, best = seconds, Fusing(steps, meanwhile, seconds if large else None)
     return best
-
-
-def _rates(topology: Topology, threads: int) -> Rates:
-    """The rates of this machine with so many ranks and threads, from the user's cache if they are there. Collective."""
-    comm = topology.private
-    key = f"{platform.node()} {_core.isa()} {comm.size}x{threads}"
-    known: dict[str, list[float]] = {}
-    found: list[float] | None = None
-    if comm.rank == 0:
-        # A cache that cannot be read is none; neither is one where the user has no home.
-        with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
-            known = dict(json.loads(_cache().read_text()))
-            if key in known:
-                found = list(map(float, known[key]))
-                found = found if len(found) == len(Rates._fields) and found[0] > 0 else None
-    found = comm.bcast(found)
-    if found is None:
-        found = [comm.allreduce(x, op=MPI.MAX) for x in (*_measure(threads), *_measure_messages(topology))]
-        if comm.rank == 0:
-            with contextlib.suppress(OSError, RuntimeError):
-                file = _cache()
-                file.parent.mkdir(parents=True, exist_ok=True)
-                new = file.with_name(f"{file.name}.{os.getpid()}")
-                new.write_text(json.dumps(known | {key: found}, indent=1))
-                new.replace(file)
-    copy, *others = found
-    return Rates(1 / copy, *others)
-
-
-def _cache() -> Path:
-    """Where the rates are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
-
-
-def _measure_messages(topology: Topology) -> tuple[float, float, float]:
-    """Seconds per message and per byte of an exchange, and the share that work does not hide. Collective."""
-    if topology.size == 1:
-        return Rates().latency, Rates().seconds_per_byte, 1.0
-    work, once = _cached_work(5)
-    seconds = []
-    for nbytes in (64, 1 << 20):  # from each rank to the next
-        cut = Decomposition((topology.size, nbytes), (topology.size, 1))
-        halo = Halo(cut, topology, ((1, 0), (0, 0)), np.dtype(np.uint8), "wrap")
-        block = np.zeros((2, nbytes), np.uint8)
-        topology.private.Barrier()
-        seconds.append(_least(partial(halo.exchange, block), 10))
-    exchange = seconds[1]
-    times = max(1, min(100, math.ceil(exchange / once / 4)))
-
-    def compute(after: Callable[[], object]) -> None:
-        for _ in range(4):
-            for _ in range(times):
-                work()
-            after()
-
-    def overlapped() -> None:
-        halo.start(block)
-        compute(halo.progress)
-        halo.finish(block)
-
-    topology.private.Barrier()
-    alone, together = _least(partial(compute, int), 10), _least(overlapped, 10)
-    exposed = min(max(0.0, 1 - (exchange + alone - together) / min(exchange, alone)), 1.0)
-    # The mean of the ranks: of many, one has always been disturbed.
-    exposed = topology.private.allreduce(exposed) / topology.size
-    return seconds[0], max(0.0, exchange - seconds[0]) / nbytes, exposed
-
-
-def _measure(threads: int) -> tuple[float, float, float]:
-    """Seconds per copied byte, per cell and per tap."""
-    source, target = np.ones((2, 2048, 2048))
-    copy = _least(partial(_core.copy, source, target, threads), 5) / (2 * source.nbytes)
-    seconds = [_cached_work(taps)[1] / (8 * (64 + 7) * (1024 + 7)) for taps in (5, 9)]
-    tap = max(0.0, (seconds[1] - seconds[0]) / 4)
-    return copy, max(0.0, seconds[0] - 5 * tap), tap
-
-
-def _cached_work(taps: int) -> tuple[Callable[[], object], float]:
-    """8 steps of 64 x 1024 cells in the nearest caches, and the seconds they take."""
-    offsets = [o for o in product((-1, 0, 1), repeat=2) if taps == 9 or 0 in o]
-    small, out, box = np.ones((64 + 2 * 8, 1024 + 2 * 8)), np.empty((64, 1024)), [(8, 72), (8, 1032)]
-    work = partial(cpu.advance, small, out, offsets, np.full(taps, 1 / taps), 8, box, box, ["wrap"] * 2)
-    return work, _least(work, 5)
-
-
-def _least(work: Callable[[], object], times: int) -> float:
-    """The shortest time of several."""
-    least = math.inf
-    for _ in range(times):
-        begin = time.perf_counter()
-        work()
-        least = min(least, time.perf_counter() - begin)
-    return least
