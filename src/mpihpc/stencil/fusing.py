@@ -103,8 +103,8 @@ def choose_fuse(
         messages = 2 * cut if taps.star and steps == 1 else 3**cut - 1
         sent = (frame - math.prod(block)) * dtype.itemsize if cut else 0
         exchange = (messages * _MESSAGES + 2 * sent / rates.bytes_per_s) / steps
-        # A quarter of the traffic hides behind the computation, as measured.
-        seconds = cells * max(compute + 0.75 * memory, memory) + exchange
+        # Three quarters of the traffic hide behind the computation, as measured.
+        seconds = cells * max(compute + 0.25 * memory, memory) + exchange
         if seconds < least:
             least, best = seconds, Fusing(steps, seconds if large else None)
     return best
