@@ -16,6 +16,7 @@
 #include "advance.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -372,14 +373,14 @@ private:
     T *constant, *spare, *rings;
 };
 
-}  // namespace
-
 // Parts of the first axis, so that there are as many tiles as threads, or a multiple.
-static int64_t cuts_for(int threads, int64_t tiles) {
+int64_t cuts_for(int threads, int64_t tiles) {
     int64_t cuts = 1;
     while (cuts * tiles % threads != 0) ++cuts;
     return cuts;
 }
+
+}  // namespace
 
 double choose_tile(const int64_t shape[MAX_AXES], const int64_t before[MAX_AXES], const int64_t after[MAX_AXES], int steps,
                    int64_t scalar, int threads, int64_t tile[MAX_AXES]) {
@@ -409,7 +410,8 @@ double choose_tile(const int64_t shape[MAX_AXES], const int64_t before[MAX_AXES]
                 const double across = double(before[0] + after[0]) * (steps - 1) / 2;
                 cost *= 1 + across * double(cuts_for(threads, tiles) - 1) / double(shape[0]);
                 const double bytes = cells * double(slots * steps * scalar);
-                cost *= bytes <= double(cache_bytes(2)) ? 1 : bytes <= share ? 1.05 : 1.7;
+                const double nearest = double(cache_bytes(2));
+                cost *= bytes <= nearest ? 1 : bytes <= share ? 1 + 0.025 * std::log2(bytes / nearest) : 1.7;
                 if (x < shape[3]) cost *= 1.01;  // long rows suit the prefetchers
                 if (best == 0 || cost < best) {
                     best = cost;

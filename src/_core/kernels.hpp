@@ -7,11 +7,12 @@ namespace mpihpc {
 
 constexpr int MOST_RADIUS = 4;  // of the shapes that kernels know
 constexpr int JAM = 4;          // the most rows that such a kernel fills at once: one row each of so many planes
-// Of a large star, four read more rows at once than the nearest cache and the prefetchers have room for.
+constexpr std::int64_t VECTOR_MOST = 64;  // bytes
+
+// How many rows a kernel fills at once. Four of a large star read 44: too many for the nearest cache and prefetchers.
 constexpr int jammed(int dims, std::int64_t radius, bool box) {
     return dims == 1 ? 1 : dims == 3 && !box && radius > 2 ? 2 : JAM;
 }
-constexpr std::int64_t VECTOR_MOST = 64;  // bytes
 
 // Taps of a stencil, for rows of scalars (a complex number is two scalars in a row).
 template <class T>
@@ -32,8 +33,9 @@ struct Ahead {
 template <class T>
 using Row = void (*)(T *dst, const Taps<T> &taps, std::int64_t n, bool stream, const Ahead &ahead);
 
-// Fill dst[j][0:n] of jammed(axes, radius, box) rows, n at least VECTOR_MOST bytes. x: the rows of the source that any tap reads for
-// any of them, plane by plane: of a star, all rows within the radius in the planes of dst, one in those around them.
+// Fill dst[j][0:n] of jammed(axes, radius, box) rows, n at least VECTOR_MOST bytes. x: the rows of the source that any
+// tap reads for any of them, plane by plane: of a star, all rows within the radius in the planes of dst, one in those
+// around them.
 // Streamed rows are aligned alike.
 template <class T>
 using Jam = void (*)(T *const *dst, const T *const *x, const T *weight, std::int64_t n, bool stream, const Ahead &);

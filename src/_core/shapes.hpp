@@ -137,11 +137,12 @@ MPIHPC_INLINE void add_rows(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T
     else if constexpr (ZZ < S::Z + S::ROWS - 1) add_rows<S, T, V, ZZ + 1, -S::rows_reach(ZZ + 1), BLOCK>(acc, x + 1, w, i);
 }
 
-// The same for a box, from plane ZZ on. Planes that all rows of the result read are taken together: they differ in where
-// the weights lie, and these lie in the order of the rows of the source.
+// The same for a box, from plane ZZ on. Planes that all rows of the result read are taken together: they differ only in
+// where their weights lie, which is in the order of the source's rows.
 template <class S, class T, class V, int ZZ, int BLOCK>
 MPIHPC_INLINE void add_planes(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
-    constexpr int ALIKE = S::Z > 1 && ZZ == S::ROWS - 1 - S::Z ? 2 * S::Z - S::ROWS + 2 : 1, ROWS = ALIKE * (2 * S::Y + 1);
+    constexpr int ALIKE = S::Z > 1 && ZZ == S::ROWS - 1 - S::Z ? 2 * S::Z - S::ROWS + 2 : 1;
+    constexpr int ROWS = ALIKE * (2 * S::Y + 1);
     const T *at = w - S::tap(-S::Z, 0, -S::reach(0, 0));  // so that the first row's weights are where row 0 has its own
 #pragma GCC unroll 1
     for (const T *const *end = x + ROWS; x != end; ++x, at += 2 * S::reach(0, 0) + 1)

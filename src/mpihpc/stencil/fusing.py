@@ -92,8 +92,8 @@ def choose_fuse(
         cells = math.prod(n + r * s * (steps - 1) / 2 for n, r, s in zip(block, reach, sides, strict=True))
         compute = rates.seconds_per_cell / threads * _core.tile_cost(block, width, itemsize, steps, threads)
         memory = arrays * itemsize / rates.bytes_per_s / steps
-        # A quarter of the traffic hides behind the computation, as measured.
-        per_cell = max(compute + 0.75 * memory, memory)
+        # Three quarters of the traffic hides behind the computation, as measured.
+        per_cell = max(compute + 0.25 * memory, memory)
         messages = sum(peers) if taps.star and steps == 1 else math.prod(1 + p for p in peers) - 1
         far = [n + r * steps * s * (p > 1) for n, r, s, p in zip(block, reach, sides, dims, strict=True)]
         exchange = messages * rates.latency + (math.prod(far) - size) * itemsize * rates.seconds_per_byte
