@@ -1,0 +1,448 @@
+"""Which rank multiplies what: the grid of ranks that moves the fewest words. Pure arithmetic, no MPI, no arrays.
+
+The multiply-adds of ``c[i, j] += a[i, l] * b[l, j]`` fill a cuboid of m x n x k cells. It is cut into a grid of
+pm x pn x pk blocks, one per rank. A face of a block is what the rank must have of `a`, of `b`, and what it adds to
+`c`; each of the three is shared by the ranks of one line of the grid. A rank owns one strip of each of its faces, gets
+the other strips of `a` and `b` from its line, and the partial sums for its strip of `c`.
+
+Sources: COSMA (Kwasniewski et al., arXiv 1908.09606); the lower bound of Al Daas et al. (arXiv 2205.13407).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from operator import index
+from typing import NamedTuple
+
+from mpihpc.core.decomposition import Box, Decomposition, Part, grid_text, ranks_text
+
+M, N, K = range(3)  # the axes of the cuboid and of the grid
+
+
+@dataclass(frozen=True)
+class Tiling(Decomposition):
+    """An array of a product, cut as the product's grid of ranks wants it.
+
+    Each axis of the array is cut into as many blocks as the grid has ranks along the first grid axis of `axes`, and
+    each of these along the second one. Ranks are numbered over the grid in C order; those beyond it have nothing.
+
+    Parameters
+    ----------
+    shape, dims : tuple of int
+        Of the array, and how many blocks there are along each of its axes.
+    grid : tuple of int
+        Ranks along m, n, k.
+    axes : tuple of tuples
+        For each axis of the array, the axes of the grid that cut it. Where an axis of the grid is in none, its ranks
+        have the same cells.
+    ranks : int
+        Of the communicator.
+    atoms : tuple of int, optional
+        For each axis of the array: cut it only at the ends of so many equal parts.
+
+    Examples
+    --------
+    >>> a = Tiling((8, 6), (4, 2), (2, 2, 2), ((M, N), (K,)), 8)
+    >>> a.box(0), a.box(1)
+    (Box(start=(0, 0), stop=(2, 3)), Box(start=(0, 3), stop=(2, 6)))
+    """
+
+    grid: tuple[int, ...]
+    axes: tuple[tuple[int, ...], ...]
+    ranks: int
+    atoms: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        shape: Sequence[int],
+        grid: tuple[int, ...],
+        axes: tuple[tuple[int, ...], ...],
+        ranks: int,
+        atoms: tuple[int, ...] = (),
+    ) -> Tiling:
+        """The tiling of a shape; `dims` follows from the grid."""
+        dims = tuple(math.prod(grid[g] for g in cuts) for cuts in axes)
+        return cls(tuple(shape), dims, grid, axes, ranks, atoms)
+
+    @property
+    def size(self) -> int:
+        return self.ranks
+
+    def coords(self, rank: int) -> tuple[int, ...]:
+        """Place of a rank's block among the blocks of each axis of the array."""
+        place = Decomposition(self.grid, self.grid).coords(rank)
+        coords = []
+        for cuts in self.axes:
+            block = 0
+            for g in cuts:
+                block = block * self.grid[g] + place[g]
+            coords.append(block)
+        return tuple(coords)
+
+    def rank(self, coords: Sequence[int]) -> int:
+        """The first rank that has a block."""
+        place = [0] * len(self.grid)
+        for block, cuts in zip(coords, self.axes, strict=True):
+            for g in reversed(cuts):
+                block, place[g] = divmod(block, self.grid[g])
+        return Decomposition(self.grid, self.grid).rank(place)
+
+    def cut(self, axis: int, block: int) -> int:
+        atoms = self._atoms(axis)
+        start, stop = self._range(axis, block) if block < self.dims[axis] else (atoms, atoms)
+        return self._cells(axis).cut(0, start) if self.atoms else start
+
+    def block(self, axis: int, index: int) -> int:
+        atom = self._cells(axis).block(0, index) if self.atoms else index
+        block, count = 0, self._atoms(axis)
+        for g in self.axes[axis]:
+            line = Decomposition((count,), (self.grid[g],))
+            i = line.block(0, atom)
+            atom, count = atom - line.cut(0, i), line.cut(0, i + 1) - line.cut(0, i)
+            block = block * self.grid[g] + i
+        return block
+
+    def box(self, rank: int) -> Box:
+        """The cells of a rank."""
+        if math.prod(self.grid) <= rank < self.ranks:
+            return Box((0,) * self.ndim, (0,) * self.ndim)
+        return super().box(rank)
+
+    def owners(self, box: Box) -> list[int]:
+        """The ranks that have a cell of `box`."""
+        shared = [g for g in range(len(self.grid)) if all(g not in cuts for cuts in self.axes)]
+        strides = [math.prod(self.grid[g + 1 :]) for g in shared]
+        owners = super().owners(box)
+        for g, stride in zip(shared, strides, strict=True):
+            owners = [rank + c * stride for rank in owners for c in range(self.grid[g])]
+        return sorted(owners)
+
+    def _atoms(self, axis: int) -> int:
+        """What an axis can be cut into at most."""
+        return self.atoms[axis] if self.atoms else self.shape[axis]
+
+    def _cells(self, axis: int) -> Decomposition:
+        return Decomposition((self.shape[axis],), (self.atoms[axis],))
+
+    def _range(self, axis: int, block: int) -> tuple[int, int]:
+        """The atoms of a block of an axis."""
+        start, stop = 0, self._atoms(axis)
+        rest = self.dims[axis]
+        for g in self.axes[axis]:
+            rest //= self.grid[g]
+            i, block = divmod(block, rest)
+            line = Decomposition((stop - start,), (self.grid[g],))
+            start, stop = start + line.cut(0, i), start + line.cut(0, i + 1)
+        return start, stop
+
+    def plain(self) -> Decomposition:
+        """The same as a plain `Decomposition`, where it is one."""
+        cuts = [[g for g in axis if self.grid[g] > 1] for axis in self.axes]
+        order = [g for axis in cuts for g in axis]
+        same = order == sorted(order) and all(len(axis) <= 1 for axis in cuts) and not self.atoms
+        whole = math.prod(self.dims) == self.ranks
+        return Decomposition(self.shape, self.dims) if same and whole else self
+
+    def without(self, axis: int) -> Tiling:
+        """The tiling of the array without one of its axes."""
+        keep = [d for d in range(self.ndim) if d != axis]
+        drop = {name: tuple(getattr(self, name)[d] for d in keep) for name in ("shape", "dims", "axes")}
+        return replace(self, **drop, atoms=tuple(self.atoms[d] for d in keep) if self.atoms else ())
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One of the slices of every rank's block along an axis."""
+
+    tiling: Tiling
+    axis: int
+    step: int
+    steps: int
+
+    def parts(self, rank: int) -> list[Part]:
+        """The slice of the rank's block."""
+        box = self.tiling.box(rank)
+        line, first = Decomposition((box.shape[self.axis],), (self.steps,)), box.start[self.axis]
+        start, stop = list(box.start), list(box.stop)
+        start[self.axis], stop[self.axis] = first + line.cut(0, self.step), first + line.cut(0, self.step + 1)
+        box = Box(tuple(start), tuple(stop))
+        return [Part(box, (0,) * len(start))] if box.size else []
+
+    def owners(self, box: Box) -> list[int]:
+        """The ranks that may need a cell of `box`."""
+        return self.tiling.owners(box)
+
+
+class Layouts(NamedTuple):
+    """How the arrays of a product are cut when each rank owns its strips of what it multiplies."""
+
+    a: Decomposition
+    b: Decomposition
+    c: Decomposition
+
+
+@dataclass(frozen=True)
+class ProductPlan:
+    """The plan of a product of an m x k by a k x n matrix.
+
+    Of all grids of at most `size` ranks it is the one whose busiest rank receives the fewest words; ties go to grids
+    that do not cut k, then to those that do not cut n. The data of idle ranks count, as if all ranks had shared the
+    three matrices evenly: a smaller grid must save more than they bring.
+
+    Parameters
+    ----------
+    m, n, k : int
+        Lengths.
+    size : int
+        Number of ranks.
+    memory : int, optional
+        Bytes of workspace that a rank may use. Default: as many as it takes in one go. With fewer, the product goes
+        through k in slices, and grids that need more are not taken.
+    itemsize : int
+        Bytes of an element of the operands.
+    grid : tuple of int, optional
+        Do not choose, take this grid: pm, pn, pk.
+    worksize : int, optional
+        Bytes of an element of the sums. Default: `itemsize`.
+    blocks : int
+        A power of two: cut each axis only at the ends of so many equal blocks, and k into powers of two. 0: anywhere.
+
+    Attributes
+    ----------
+    grid : tuple of int
+        Ranks along m, n, k.
+    slices : int
+        Slices of k.
+    words : int
+        What the busiest rank receives as panels and partial sums, if the operands lie in `layouts`.
+    workspace : int
+        The bytes that a rank needs at most beside its shares of the three matrices.
+
+    Raises
+    ------
+    ValueError
+        A grid that does not fit, or too little memory for any.
+
+    Examples
+    --------
+    >>> [ProductPlan(n, n, n, p).grid for n, p in ((60, 4), (60, 6), (64, 8), (64, 16))]
+    [(2, 2, 1), (3, 2, 1), (2, 2, 2), (4, 2, 2)]
+    >>> ProductPlan(64, 64, 64, 8).words / 64**2
+    0.375
+    """
+
+    m: int
+    n: int
+    k: int
+    size: int
+    memory: int | None = None
+    itemsize: int = 8
+    grid: tuple[int, int, int] = ()  # type: ignore[assignment]
+    worksize: int = 0
+    blocks: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.m, self.n, self.k) < 0:
+            raise ValueError(f"a product of {self.m}x{self.k} by {self.k}x{self.n} has a negative length")
+        if not self.worksize:
+            object.__setattr__(self, "worksize", self.itemsize)
+        if self.blocks & (self.blocks - 1) or self.blocks < 0:
+            raise ValueError(f"blocks {self.blocks} is not a power of two: use 16, say")
+        if self.grid:
+            grid = tuple(index(p) for p in self.grid)
+            if len(grid) != 3 or min(grid) < 1:
+                raise ValueError(f"grid {grid_text(grid)} is not three numbers of ranks, along m, n and k")
+            if math.prod(grid) > self.size:
+                raise ValueError(
+                    f"grid {grid_text(grid)} needs {ranks_text(math.prod(grid))}, the job has {self.size}"
+                )
+            if self.blocks and (max(grid) > self.blocks or grid[K] & (grid[K] - 1)):
+                raise ValueError(
+                    f"grid {grid_text(grid)} does not fit {self.blocks} blocks along each axis: use no more ranks, "
+                    "and along k a power of two"
+                )
+            object.__setattr__(self, "grid", grid)
+            if self.memory is not None and self.least_memory(grid) > self.memory:
+                raise self._too_small(self.least_memory(grid))
+        else:
+            object.__setattr__(self, "grid", self._choose())
+
+    @cached_property
+    def slices(self) -> int:
+        if self.memory is None:
+            return 1
+        low, high = 1, max(1, self._extent(K))
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._workspace(self.grid, middle) <= self.memory else (middle + 1, high)
+        return low
+
+    @cached_property
+    def words(self) -> int:
+        if self.blocks:
+            return max(self.words_of(rank) for rank in range(self.size))
+        return _words(self.m, self.n, self.k, *self.grid)
+
+    @property
+    def workspace(self) -> int:
+        return self._workspace(self.grid, self.slices)
+
+    @property
+    def layouts(self) -> Layouts:
+        """How the matrices are cut when each rank owns its strips: with these nothing else need be moved."""
+        return Layouts(self.own(0).plain(), self.own(1).plain(), self.own(2).plain())
+
+    def own(self, matrix: int) -> Tiling:
+        """The strips that the ranks own of the first operand (0), of the second (1), of the product (2)."""
+        return self._tiling(matrix, (((M, N), (K,)), ((K,), (N, M)), ((M, K), (N,)))[matrix])
+
+    def panel(self, matrix: int, step: int) -> Slice:
+        """What the ranks need of an operand in a step."""
+        axes = (((M,), (K,)), ((K,), (N,)))[matrix]
+        return Slice(self._tiling(matrix, axes), 1 - matrix, step, self.slices)
+
+    def partial(self) -> Tiling:
+        """The partial sums that the ranks have, on three axes: part of k, row, column."""
+        return self._sums(((K,), (M,), (N,)))
+
+    def strips(self) -> Tiling:
+        """The partial sums that the ranks add up."""
+        return self._sums(((), (M, K), (N,)))
+
+    def words_of(self, rank: int) -> int:
+        """What a rank receives as panels and partial sums, if the operands lie in `layouts`."""
+        if rank >= math.prod(self.grid):
+            return 0
+        whole = [self._tiling(0, ((M,), (K,))).box(rank).size, self._tiling(1, ((K,), (N,))).box(rank).size]
+        own = [self.own(matrix).box(rank).size for matrix in range(3)]
+        return whole[0] - own[0] + whole[1] - own[1] + (self.grid[K] - 1) * own[2]
+
+    def least_memory(self, grid: tuple[int, int, int]) -> int:
+        """The least workspace with which a grid works: the thinnest slices of k, or all of it at once."""
+        return min(self._workspace(grid, 1), self._workspace(grid, max(1, self._extent(K, grid))))
+
+    def _tiling(self, matrix: int, axes: tuple[tuple[int, ...], ...]) -> Tiling:
+        shape = ((self.m, self.k), (self.k, self.n), (self.m, self.n))[matrix]
+        return Tiling.of(shape, self.grid, axes, self.size, (self.blocks,) * 2 if self.blocks else ())
+
+    def _sums(self, axes: tuple[tuple[int, ...], ...]) -> Tiling:
+        parts = self.grid[K]
+        atoms = (parts, self.blocks, self.blocks) if self.blocks else ()
+        return Tiling.of((parts, self.m, self.n), self.grid, axes, self.size, atoms)
+
+    def _extent(self, axis: int, grid: tuple[int, int, int] | None = None) -> int:
+        """The longest block along an axis of the cuboid."""
+        n, p = (self.m, self.n, self.k)[axis], (grid or self.grid)[axis]
+        return min(n, -(-self.blocks // p) * -(-n // self.blocks)) if self.blocks else -(-n // p)
+
+    def _workspace(self, grid: tuple[int, int, int], slices: int) -> int:
+        """Bytes for two panels (one travels), what is packed for them, and partial sums."""
+        pm, pn, pk = grid
+        rows, columns, depth = (self._extent(axis, grid) for axis in (M, N, K))
+        thick = -(-depth // slices)
+        # Own strips take part where they lie; what others need of them may have to be packed.
+        strip_a, strip_b, strip_c = -(-rows // pn), -(-columns // pm), -(-rows // pk)
+        arriving = (rows - rows // pn + strip_a if pn > 1 else 0) + (columns - columns // pm + strip_b if pm > 1 else 0)
+        total = min(slices, 2) * thick * arriving * self.itemsize
+        if pk > 1 or self.worksize != self.itemsize:
+            total += (rows * columns + (pk - 1) * strip_c * columns) * self.worksize
+        if slices > 1:
+            total += strip_a * strip_b * self.worksize
+        if self.worksize != self.itemsize:
+            total += thick * (rows + columns) * self.worksize
+        return total
+
+    def _choose(self) -> tuple[int, int, int]:
+        """The best grid: go down from all ranks until no smaller number can be better."""
+        m, n, k = self.m, self.n, self.k
+        total = m * k + k * n + m * n
+        best: tuple[float, int, int] | None = None
+        grid, least = (1, 1, 1), math.inf
+        for size in range(self.size, 0, -1):
+            idle = total * (1 / size - 1 / self.size)
+            # The bound is for real numbers: a strip may be one row or column longer than the average.
+            if best and lower_bound(m, n, k, size) - total / self.size - 2 * k > best[0]:
+                continue
+            for pm, pn, pk in _factorisations(size):
+                if self.blocks:
+                    if max(pm, pn, pk) > self.blocks or pk & (pk - 1):
+                        continue
+                elif pm > max(m, 1) or pn > max(n, 1) or pk > max(k, 1):
+                    continue
+                if self.memory is not None:
+                    needed = self.least_memory((pm, pn, pk))
+                    least = min(least, needed)
+                    if needed > self.memory:
+                        continue
+                cost = (_words(m, n, k, pm, pn, pk) + idle, pk, pn)
+                if best is None or cost < best:
+                    best, grid = cost, (pm, pn, pk)
+        if best is None:
+            raise self._too_small(int(least))
+        return grid
+
+    def _too_small(self, least: int) -> ValueError:
+        return ValueError(
+            f"memory {self.memory} is too small for a product of {self.m}x{self.k} by {self.k}x{self.n} on "
+            f"{ranks_text(self.size)}: it needs {least} bytes of workspace per rank"
+        )
+
+
+@lru_cache(maxsize=256)
+def product_plan(
+    m: int,
+    n: int,
+    k: int,
+    size: int,
+    memory: int | None = None,
+    itemsize: int = 8,
+    grid: tuple[int, int, int] | None = None,
+    worksize: int = 0,
+    blocks: int = 0,
+) -> ProductPlan:
+    """A `ProductPlan`, found once."""
+    return ProductPlan(m, n, k, size, memory, itemsize, grid or (), worksize, blocks)  # type: ignore[arg-type]
+
+
+def lower_bound(m: int, n: int, k: int, size: int) -> float:
+    """The words of the three matrices that some rank must touch: Theorem 3 of arXiv 2205.13407.
+
+    >>> lower_bound(1000, 10, 10, 10), round(lower_bound(100, 100, 100, 8))
+    (2100.0, 7500)
+    """
+    small, middle, large = sorted((m, n, k))
+    if size * middle <= large:
+        return (large * middle + large * small) / size + middle * small
+    if size * small * small <= large * middle:
+        return large * middle / size + 2 * math.sqrt(large * middle * small * small / size)
+    return 3 * (m * n * k / size) ** (2 / 3)
+
+
+def _words(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> int:
+    """What the busiest rank of a grid receives.
+
+    Blocks and strips get no longer with their number, and a rank receives more the longer its block is and the
+    shorter its own strips are: it is the last of the long or of the short blocks along m and n, and the first along k.
+    """
+    depth, most = -(-k // pk), 0
+    for i in {max(m % pm - 1, 0), pm - 1}:
+        rows = m // pm + (i < m % pm)
+        for j in {max(n % pn - 1, 0), pn - 1}:
+            columns = n // pn + (j < n % pn)
+            own_rows, own_columns = rows // pn + (j < rows % pn), columns // pm + (i < columns % pm)
+            sums = (pk - 1) * -(-rows // pk) * columns
+            most = max(most, depth * (rows - own_rows + columns - own_columns) + sums)
+    return most
+
+
+def _factorisations(size: int) -> Iterator[tuple[int, int, int]]:
+    """All grids of so many ranks."""
+    divisors = [p for p in range(1, size + 1) if size % p == 0]
+    for pm in divisors:
+        for pn in divisors:
+            if size // pm % pn == 0:
+                yield pm, pn, size // pm // pn
