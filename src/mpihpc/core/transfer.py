@@ -244,7 +244,9 @@ class Delivery:
             yield from arrived
 
     def finish(self) -> None:
-        """Wait until the source may change. Everything must have arrived before: iterate first."""
+        """Wait until all has arrived, and the source may change."""
+        for _ in self:
+            pass
         MPI.Request.Waitall([request for request, _ in self._sends])
         self._sends.clear()
 

@@ -1,0 +1,274 @@
+"""Products of matrices that are spread over the ranks, moving the fewest words that their shapes allow.
+
+`matmul` does what `numpy.matmul` does. `layouts` tells how to cut the operands so that nothing is moved but what every
+product on so many ranks must move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import DTypeLike
+
+from mpihpc.array import DistArray, number_dtype
+from mpihpc.core.decomposition import Box
+from mpihpc.core.device import blas_threads, thread_count
+from mpihpc.core.failure import agree
+from mpihpc.core.topology import Topology
+from mpihpc.core.transfer import received
+from mpihpc.linalg.plan import Layouts, ProductPlan, product_plan
+from mpihpc.linalg.product import Counts, Matrix, move, multiply
+
+__all__ = ["Counts", "Layouts", "ProductPlan", "gram", "layouts", "matmul", "outer", "product_plan", "working_dtype"]
+
+BLOCKS = 16
+
+
+def layouts(
+    m: int,
+    n: int,
+    k: int,
+    *,
+    dtype: DTypeLike = float,
+    comm: MPI.Intracomm | None = None,
+    grid: Sequence[int] | None = None,
+    memory: int | None = None,
+    reproducible: bool = False,
+    blocks: int = BLOCKS,
+) -> Layouts:
+    """How to cut an m x k and a k x n matrix so that their product need not move them first. Collective.
+
+    Parameters
+    ----------
+    m, n, k : int
+        Lengths.
+    dtype, comm, grid, memory, reproducible, blocks
+        Of the product: see `matmul`.
+
+    Returns
+    -------
+    Layouts
+        Decompositions `a`, `b`, and that of the product, `c`. On grids of few ranks they are plain ones, as other
+        arrays have; else rank and place are related in another way. Ranks that the plan leaves idle have empty blocks.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> cut = mpihpc.linalg.layouts(4, 5, 6)
+    >>> a, b = mpihpc.DistArray(cut.a), mpihpc.DistArray(cut.b)
+    >>> a.local[...], b.local[...] = 2, 3
+    >>> (a @ b).local[0, 0]
+    np.float64(36.0)
+    """
+    topology = Topology.of(comm)
+    with agree(topology.private):
+        return _plan((m, n, k), number_dtype(dtype), topology.size, grid, memory, reproducible, blocks).layouts
+
+
+def matmul(
+    a: DistArray,
+    b: DistArray,
+    *,
+    out: DistArray | None = None,
+    grid: Sequence[int] | None = None,
+    memory: int | None = None,
+    reproducible: bool = False,
+    blocks: int = BLOCKS,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    threads: int | None = None,
+    counts: Counts | None = None,
+) -> Any:
+    """The matrix product, as `numpy.matmul`. Collective.
+
+    The multiply-adds are dealt out so that the busiest rank receives the fewest words (`ProductPlan`). Operands that
+    are cut otherwise than `layouts` says are moved first.
+
+    Parameters
+    ----------
+    a : DistArray
+        m x k, or a vector of length k: a row.
+    b : DistArray
+        k x n, or a vector of length k: a column. On the ranks of `a`.
+    out : DistArray, optional
+        Where to put the product. Its decomposition may be any.
+    grid : sequence of int, optional
+        Ranks along m, n, k; fewer than there are leave some idle. Default: the one with the fewest words.
+    memory : int, optional
+        Bytes of workspace that a rank may use for panels and partial sums; with few, the product goes through k in
+        slices. What an operand takes that must be moved first does not count, nor does the product. Default: as many
+        as one slice takes.
+    reproducible : bool
+        The same bits for any number of ranks, grid and threads, on one kind of machine: each axis is cut into `blocks`
+        blocks whatever the ranks, BLAS multiplies these, with one thread, and their products are added up in a fixed
+        order. Grids have powers of two along k. Not in slices.
+    blocks : int
+        How many: a power of two. The bits depend on it.
+    transpose_a, transpose_b : bool
+        Use the transposed matrix.
+    threads : int, optional
+        Threads of BLAS. Default: as its environment variables say, else the cores this rank may call its own.
+    counts : Counts, optional
+        Gets what this rank did.
+
+    Returns
+    -------
+    DistArray or scalar
+        `out`, or a new array of shape (m, n), cut as `layouts` says; one axis less for each vector, and a scalar, on
+        all ranks, for two. The dtype is `numpy.result_type` of both. float16 and bfloat16 are added up in float32.
+        A value differs from the exact one by at most ``2 * (k + 8) * eps * (abs(a) @ abs(b))``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that do not multiply, ranks of different communicators, a grid that does not fit, too little memory: on
+        all ranks, with the same text.
+    """
+    options = {"grid": grid, "memory": memory, "reproducible": reproducible, "blocks": blocks}
+    axes = [
+        ((None, 0), (0, None))[side] if x.ndim == 1 else (1, 0) if turned else (0, 1)
+        for side, (x, turned) in enumerate(_operands("matmul", (a, transpose_a), (b, transpose_b)))
+    ]
+    return _product(a, b, axes, out=out, threads=threads, counts=counts, **options)
+
+
+def outer(a: DistArray, b: DistArray, **options: Any) -> DistArray:
+    """The outer product of two vectors, as `numpy.outer`. Collective.
+
+    Parameters
+    ----------
+    a, b : DistArray
+        Vectors of length m and n.
+    **options
+        `out`, `grid`, ... of `matmul`.
+
+    Returns
+    -------
+    DistArray
+        Shape (m, n).
+    """
+    with agree(_operands("outer", (a, False), (b, False))[0][0].topology.private):
+        if (a.ndim, b.ndim) != (1, 1):
+            raise ValueError(f"outer works on two vectors, not on shapes {a.shape} and {b.shape}")
+    return _product(a, b, [(0, None), (None, 0)], **options)
+
+
+def gram(a: DistArray, *, out: DistArray | None = None, **options: Any) -> DistArray:
+    """``a.T @ a``, with half the work of a product. Collective.
+
+    Parameters
+    ----------
+    a : DistArray
+        Matrix of shape (k, n). Complex numbers are not conjugated.
+    out, **options
+        See `matmul`.
+
+    Returns
+    -------
+    DistArray
+        Shape (n, n), symmetric to the last bit.
+    """
+    raise NotImplementedError
+
+
+def working_dtype(dtype: np.dtype) -> np.dtype:
+    """What products of a dtype are added up in: float32 for float16 and bfloat16."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iu" else dtype
+
+
+def _operands(name: str, *operands: tuple[Any, bool]) -> tuple[tuple[DistArray, bool], ...]:
+    for x, _ in operands:
+        if not isinstance(x, DistArray):
+            raise TypeError(f"{name} works on DistArrays, not on {type(x).__name__}: use mpihpc.asarray first")
+    return operands
+
+
+def _plan(
+    lengths: tuple[int, int, int],
+    dtype: np.dtype,
+    size: int,
+    grid: Sequence[int] | None,
+    memory: int | None,
+    reproducible: bool,
+    blocks: int,
+) -> ProductPlan:
+    """The plan for the options of a product."""
+    m, n, k = map(index, lengths)
+    if memory is not None and index(memory) < 0:
+        raise ValueError(f"memory {memory} is negative: give bytes per rank")
+    if reproducible and not 1 <= index(blocks) <= 1 << 20:
+        raise ValueError(f"blocks {blocks} is not a power of two: use {BLOCKS}, say")
+    return product_plan(
+        m,
+        n,
+        k,
+        size,
+        memory,
+        dtype.itemsize,
+        tuple(map(index, grid)) if grid is not None else None,  # type: ignore[arg-type]
+        working_dtype(dtype).itemsize,
+        blocks if reproducible else 0,
+    )
+
+
+def _product(
+    a: DistArray,
+    b: DistArray,
+    axes: Sequence[tuple[int | None, ...]],
+    *,
+    out: DistArray | None = None,
+    grid: Sequence[int] | None = None,
+    memory: int | None = None,
+    reproducible: bool = False,
+    blocks: int = BLOCKS,
+    threads: int | None = None,
+    counts: Counts | None = None,
+) -> Any:
+    """The product of two arrays seen as matrices: see `matmul`, and `AsMatrix` for `axes`."""
+    topology, operands = a.topology, (a, b)
+    with agree(topology.private):
+        if b.topology is not topology or (out is not None and out.topology is not topology):
+            raise ValueError("the operands lie on different communicators: make them on the same one")
+        if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2):
+            raise ValueError(f"products are of matrices and vectors, not of shapes {a.shape} and {b.shape}")
+        (m, k), (depth, n) = (
+            tuple(1 if d is None else x.shape[d] for d in seen) for x, seen in zip(operands, axes, strict=True)
+        )
+        if k != depth:
+            raise ValueError(f"{m}x{k} and {depth}x{n} do not multiply: {k} columns meet {depth} rows")
+        dtype = np.result_type(a.dtype, b.dtype)
+        # A vector's missing axis is missing in the product too, where it is not the one that is summed over.
+        missing = [d for d, (seen, axis) in enumerate(((axes[0], 0), (axes[1], 1))) if seen[axis] is None]
+        shape = tuple(length for d, length in enumerate((m, n)) if d not in missing)
+        if out is not None and out.shape != shape:
+            raise ValueError(f"out has shape {out.shape}, the product {shape}")
+        if out is not None and not np.can_cast(dtype, out.dtype, "same_kind"):
+            raise TypeError(f"out of dtype {out.dtype} cannot hold a product of dtype {dtype}")
+        plan = _plan((m, n, k), dtype, topology.size, grid, memory, reproducible, blocks)
+        limit = 1 if reproducible else thread_count(topology.cores, threads)
+    counts = Counts() if counts is None else counts
+    before = received.cells
+    strips = [
+        move(Matrix.of(x, seen), plan.own(side), topology, dtype)
+        for side, (x, seen) in enumerate(zip(operands, axes, strict=True))
+    ]
+    cut = plan.own(2).without(missing[0]).plain() if len(missing) == 1 else plan.layouts.c
+    reusable = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not (out is a or out is b)
+    c = out if out is not None and reusable else DistArray(cut, dtype, comm=a.comm)
+    target = np.expand_dims(c.local, missing[0]) if len(missing) == 1 else c.local
+    counts.words_relayout += received.cells - before
+    with blas_threads(limit, force=reproducible):
+        multiply(plan, topology, *strips, target, working_dtype(dtype), counts)
+    if len(missing) == 2:
+        [owner] = cut.owners(Box((0, 0), (1, 1)))
+        return topology.private.bcast(target[0, 0] if topology.rank == owner else None, root=owner)
+    if out is None or reusable:
+        return c
+    before = received.cells
+    out.local[...] = move(Matrix.of(c, tuple(range(c.ndim))), out.decomposition, topology, out.dtype)
+    counts.words_relayout += received.cells - before
+    return out
