@@ -15,7 +15,7 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray, number_dtype
-from mpihpc.core.decomposition import Box
+from mpihpc.core.decomposition import Box, Decomposition
 from mpihpc.core.device import blas_threads, thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
@@ -256,7 +256,10 @@ def _product(
         move(Matrix.of(x, seen), plan.own(side), topology, dtype)
         for side, (x, seen) in enumerate(zip(operands, axes, strict=True))
     ]
-    cut = plan.own(2).without(missing[0]).plain() if len(missing) == 1 else plan.layouts.c
+    cut = plan.layouts.c
+    if len(missing) == 1:
+        # A vector of one cell lies on the first rank.
+        cut = Decomposition((1,), (topology.size,)) if m == n == 1 else plan.own(2).without(missing[0]).plain()
     reusable = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not (out is a or out is b)
     c = out if out is not None and reusable else DistArray(cut, dtype, comm=a.comm)
     target = np.expand_dims(c.local, missing[0]) if len(missing) == 1 else c.local

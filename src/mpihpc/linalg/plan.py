@@ -21,6 +21,7 @@ from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.linalg.tiling import Slice, Tiling
 
 M, N, K = range(3)  # the axes of the cuboid and of the grid
+_ENOUGH = 8  # rows or columns for each rank, to be shared nearly evenly
 
 
 class Layouts(NamedTuple):
@@ -129,6 +130,11 @@ class ProductPlan:
         return low
 
     @cached_property
+    def strips(self) -> _Strips:
+        """How the strips are cut that each rank owns of the faces of its block."""
+        return _strips(self.m, self.n, self.k, *self.grid)
+
+    @cached_property
     def words(self) -> int:
         if self.blocks:
             return max(self.words_of(rank) for rank in range(self.size))
@@ -145,7 +151,13 @@ class ProductPlan:
 
     def own(self, matrix: int) -> Tiling:
         """The strips that the ranks own of the first operand (0), of the second (1), of the product (2)."""
-        return self._tiling(matrix, (((M, N), (K,)), ((K,), (N, M)), ((M, K), (N,)))[matrix])
+        along = self.strips
+        axes = (
+            ((M,), (K, N)) if along.a else ((M, N), (K,)),
+            ((K, M), (N,)) if along.b else ((K,), (N, M)),
+            ((M,), (N, K)) if along.c else ((M, K), (N,)),
+        )
+        return self._tiling(matrix, axes[matrix])
 
     def panel(self, matrix: int, step: int) -> Slice:
         """What the ranks need of an operand in a step."""
@@ -156,9 +168,9 @@ class ProductPlan:
         """The partial sums that the ranks have, on three axes: part of k, row, column."""
         return self._sums(((K,), (M,), (N,)))
 
-    def strips(self) -> Tiling:
+    def to_add(self) -> Tiling:
         """The partial sums that the ranks add up."""
-        return self._sums(((), (M, K), (N,)))
+        return self._sums(((), *self.own(2).axes))
 
     def words_of(self, rank: int) -> int:
         """What a rank receives as panels and partial sums, if the operands lie in `layouts`."""
@@ -192,14 +204,20 @@ class ProductPlan:
         pm, pn, pk = grid
         rows, columns, depth = (self._extent(axis, grid) for axis in (M, N, K))
         thick = -(-depth // slices)
+        along = _strips(self.m, self.n, self.k, *grid)
         # Own strips take part where they lie; what others need of them may have to be packed.
-        strip_a, strip_b, strip_c = -(-rows // pn), -(-columns // pm), -(-rows // pk)
-        arriving = (rows - rows // pn + strip_a if pn > 1 else 0) + (columns - columns // pm + strip_b if pm > 1 else 0)
-        total = min(slices, 2) * thick * arriving * self.itemsize
+        panels = 0
+        for length, parts, together in ((rows, pn, along.a), (columns, pm, along.b)):
+            if parts > 1:
+                panels += thick * length * (2 if together else 1) + thick * -(-length // parts)
+        total = min(slices, 2) * panels * self.itemsize
         if pk > 1 or self.worksize != self.itemsize:
-            total += (rows * columns + (pk - 1) * strip_c * columns) * self.worksize
+            total += rows * columns * self.worksize
+        if pk > 1:
+            own = -(-columns // pk) * rows if along.c else -(-rows // pk) * columns
+            total += ((pk - 1) * own + (rows * columns if along.c else 0)) * self.worksize
         if slices > 1:
-            total += strip_a * strip_b * self.worksize
+            total += (rows if along.a else -(-rows // pn)) * (columns if along.b else -(-columns // pm)) * self.worksize
         if self.worksize != self.itemsize:
             total += thick * (rows + columns) * self.worksize
         return total
@@ -273,21 +291,53 @@ def lower_bound(m: int, n: int, k: int, size: int) -> float:
     return 3 * (m * n * k / size) ** (2 / 3)
 
 
+class _Strips(NamedTuple):
+    """Whether the strips of the three faces of a block are cut along the second of their axes."""
+
+    a: bool  # along k, not m
+    b: bool  # along k, not n
+    c: bool  # along n, not m
+
+
+def _strips(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> _Strips:
+    """Strips of whole rows of `a` and `c`, and whole columns of `b`, but where there are too few to share evenly.
+
+    Strips of `a` along m and of `b` along n can be multiplied one by one, and need not be put together.
+    """
+
+    def second(first: int, other: int, parts: int) -> bool:
+        return first < _ENOUGH * parts and first // parts * other < other // parts * first
+
+    rows, columns, depth = -(-m // pm), -(-n // pn), -(-k // pk)
+    thin = second(rows, columns, pk) or (m == 1 < n)
+    return _Strips(second(rows, depth, pn), second(columns, depth, pm), thin)
+
+
 def _words(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> int:
     """What the busiest rank of a grid receives.
 
-    Blocks and strips get no longer with their number, and a rank receives more the longer its block is and the
-    shorter its own strips are: it is the last of the long or of the short blocks along m and n, and the first along k.
+    Blocks and strips get no longer with their number, and a rank receives more the longer its block is, the shorter
+    its strips of the operands are and the longer that of the sums: it is the last of the long or of the short blocks
+    along m and n, and the first of them along k.
     """
-    depth, most = -(-k // pk), 0
+    most, along = 0, _strips(m, n, k, pm, pn, pk)
     for i in {max(m % pm - 1, 0), pm - 1}:
         rows = m // pm + (i < m % pm)
         for j in {max(n % pn - 1, 0), pn - 1}:
             columns = n // pn + (j < n % pn)
-            own_rows, own_columns = rows // pn + (j < rows % pn), columns // pm + (i < columns % pm)
-            sums = (pk - 1) * -(-rows // pk) * columns
-            most = max(most, depth * (rows - own_rows + columns - own_columns) + sums)
+            for l in {0, k % pk}:
+                depth = k // pk + (l < k % pk)
+                a = rows * depth - _share(rows, depth, pn, j, along.a)
+                b = columns * depth - _share(columns, depth, pm, i, along.b)
+                most = max(most, a + b + (pk - 1) * _share(rows, columns, pk, l, along.c))
     return most
+
+
+def _share(first: int, second: int, parts: int, index: int, along_second: bool) -> int:
+    """Words of one of the strips of a face."""
+    if along_second:
+        first, second = second, first
+    return (first // parts + (index < first % parts)) * second
 
 
 def _factorisations(size: int) -> Iterator[tuple[int, int, int]]:

@@ -118,7 +118,7 @@ def multiply(
             panel.finish()
         panels = coming
     if plan.grid[K] > 1:
-        delivery = Transfer(plan.partial(), plan.strips()).deliver(topology, sums[np.newaxis], mine.start)
+        delivery = Transfer(plan.partial(), plan.to_add()).deliver(topology, sums[np.newaxis], mine.start)
         counts.workspace = max(counts.workspace, held + delivery.nbytes)
         parts = [cells[0] for _, cells in sorted(delivery, key=lambda part: part[0].start)]
         if parts:
@@ -141,9 +141,15 @@ def _multiply_panels(
     left: Iterable[tuple[Box, NDArray[Any]]] = panels[0]
     right: Iterable[tuple[Box, NDArray[Any]]] = panels[1]
     extra = 0
+    if plan.strips.a:
+        left = _together(left, 1)
+        extra += sum(cells.nbytes for _, cells in left)
+    if plan.strips.b:
+        right = _together(right, 0)
+        extra += sum(cells.nbytes for _, cells in right)
     if plan.worksize != plan.itemsize:
-        left, right = ([(box, cells.astype(work)) for box, cells in panel] for panel in panels)
-        extra = sum(cells.nbytes for panel in (left, right) for _, cells in panel)
+        left, right = ([(box, cells.astype(work)) for box, cells in panel] for panel in (left, right))
+        extra += sum(cells.nbytes for panel in (left, right) for _, cells in panel)
     room = np.empty(0, work)
     for rows, x in left:
         for columns, y in right:
@@ -160,6 +166,15 @@ def _multiply_panels(
             else:
                 np.matmul(x, y, out=target)
     return extra + room.nbytes
+
+
+def _together(parts: Iterable[tuple[Box, NDArray[Any]]], axis: int) -> list[tuple[Box, NDArray[Any]]]:
+    """Parts that lie one after the other along an axis, as one."""
+    sorted_parts = sorted(parts, key=lambda part: part[0].start)
+    if not sorted_parts:
+        return []
+    first, last = sorted_parts[0][0], sorted_parts[-1][0]
+    return [(Box(first.start, last.stop), np.concatenate([cells for _, cells in sorted_parts], axis))]
 
 
 def _multiply_tiles(
