@@ -7,25 +7,40 @@ product on so many ranks must move.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import index
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from mpihpc.array import DistArray, number_dtype
-from mpihpc.core.decomposition import Box, Decomposition
+from mpihpc.core.decomposition import Box, Decomposition, grid_text
 from mpihpc.core.device import blas_threads, thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import received
-from mpihpc.linalg.plan import Layouts, ProductPlan, product_plan
+from mpihpc.linalg.plan import Layouts, ProductPlan
 from mpihpc.linalg.product import Counts, Matrix, move, multiply
 
-__all__ = ["Counts", "Layouts", "ProductPlan", "gram", "layouts", "matmul", "outer", "product_plan", "working_dtype"]
+__all__ = [
+    "Counts",
+    "Layouts",
+    "ProductPlan",
+    "error_bound",
+    "gram",
+    "layouts",
+    "matmul",
+    "outer",
+    "plan_product",
+    "working_dtype",
+]
 
 BLOCKS = 16
+_ELSEWHERE = "the operands lie on different communicators: make them on the same one"
+
+_planned = lru_cache(maxsize=256)(ProductPlan)
 
 
 def layouts(
@@ -66,7 +81,17 @@ def layouts(
     """
     topology = Topology.of(comm)
     with agree(topology.private):
-        return _plan((m, n, k), number_dtype(dtype), topology.size, grid, memory, reproducible, blocks).layouts
+        return plan_product(
+            m,
+            n,
+            k,
+            number_dtype(dtype),
+            topology.size,
+            grid=grid,
+            memory=memory,
+            reproducible=reproducible,
+            blocks=blocks,
+        ).layouts
 
 
 def matmul(
@@ -120,7 +145,8 @@ def matmul(
     DistArray or scalar
         `out`, or a new array of shape (m, n), cut as `layouts` says; one axis less for each vector, and a scalar, on
         all ranks, for two. The dtype is `numpy.result_type` of both. float16 and bfloat16 are added up in float32.
-        A value differs from the exact one by at most ``2 * (k + 8) * eps * (abs(a) @ abs(b))``.
+        How far they may be from
+        the exact ones: `error_bound`.
 
     Raises
     ------
@@ -128,7 +154,7 @@ def matmul(
         Shapes that do not multiply, ranks of different communicators, a grid that does not fit, too little memory: on
         all ranks, with the same text.
     """
-    options = {"grid": grid, "memory": memory, "reproducible": reproducible, "blocks": blocks}
+    options: dict[str, Any] = {"grid": grid, "memory": memory, "reproducible": reproducible, "blocks": blocks}
     axes = [
         ((None, 0), (0, None))[side] if x.ndim == 1 else (1, 0) if turned else (0, 1)
         for side, (x, turned) in enumerate(_operands("matmul", (a, transpose_a), (b, transpose_b)))
@@ -157,22 +183,47 @@ def outer(a: DistArray, b: DistArray, **options: Any) -> DistArray:
     return _product(a, b, [(0, None), (None, 0)], **options)
 
 
-def gram(a: DistArray, *, out: DistArray | None = None, **options: Any) -> DistArray:
-    """``a.T @ a``, with half the work of a product. Collective.
+def gram(
+    a: DistArray,
+    *,
+    out: DistArray | None = None,
+    memory: int | None = None,
+    threads: int | None = None,
+    counts: Counts | None = None,
+) -> DistArray:
+    """``a.T @ a``, with half the work of a product: each rank multiplies its rows, BLAS fills one triangle. Collective.
+
+    For tall matrices. Each rank needs workspace for the whole product, and receives about its size in words; where
+    there are more columns than rows, ``matmul(a, a, transpose_a=True)`` moves less.
 
     Parameters
     ----------
     a : DistArray
         Matrix of shape (k, n). Complex numbers are not conjugated.
-    out, **options
+    out, memory, threads, counts
         See `matmul`.
 
     Returns
     -------
     DistArray
-        Shape (n, n), symmetric to the last bit.
+        Shape (n, n), symmetric to the last bit; `out`, or cut into rows.
     """
-    raise NotImplementedError
+    topology = _operands("gram", (a, False))[0][0].topology
+    with agree(topology.private):
+        if a.ndim != 2:
+            raise ValueError(f"gram works on a matrix, not on shape {a.shape}")
+        k, n = a.shape
+        _check_out(out, topology, (n, n), a.dtype)
+        work = working_dtype(a.dtype)
+        plan = plan_product(n, n, k, work, topology.size, grid=(1, 1, max(1, min(k, topology.size))), memory=memory)
+        limit = thread_count(topology.cores, threads)
+    counts = Counts() if counts is None else counts
+    before = received.cells
+    rows = move(Matrix.of(a, (0, 1)), plan.own(1), topology, work)
+    counts.words_relayout += received.cells - before
+    with blas_threads(limit):
+        # The same memory twice: NumPy calls BLAS's syrk.
+        return _carry_out(plan, topology, (rows.T, rows), a.dtype, (), out, out is a, counts)
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
@@ -187,29 +238,59 @@ def _operands(name: str, *operands: tuple[Any, bool]) -> tuple[tuple[DistArray, 
     return operands
 
 
-def _plan(
-    lengths: tuple[int, int, int],
+def _check_out(out: DistArray | None, topology: Topology, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if out is None:
+        return
+    if not isinstance(out, DistArray):
+        raise TypeError(f"out must be a DistArray, not {type(out).__name__}")
+    if out.topology is not topology:
+        raise ValueError(_ELSEWHERE)
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, the product {shape}")
+    if not np.can_cast(dtype, out.dtype, "same_kind"):
+        raise TypeError(f"out of dtype {out.dtype} cannot hold a product of dtype {dtype}")
+
+
+def error_bound(k: int, dtype: DTypeLike) -> float:
+    """How far an element of a product may be from the exact one, in units of that of ``abs(a) @ abs(b)``.
+
+    ``(k + 8) * eps``, with eps of what is added in, and eps of the dtype for the rounding at the end; twice as much
+    for complex numbers. Integers are exact.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind in "biu":
+        return 0.0
+    rounding = float(np.finfo(dtype).eps) if working_dtype(dtype) != dtype else 0.0
+    return (2 if dtype.kind == "c" else 1) * (k + 8) * float(np.finfo(working_dtype(dtype)).eps) + rounding
+
+
+def plan_product(
+    m: int,
+    n: int,
+    k: int,
     dtype: np.dtype,
     size: int,
-    grid: Sequence[int] | None,
-    memory: int | None,
-    reproducible: bool,
-    blocks: int,
+    *,
+    grid: Sequence[int] | None = None,
+    memory: int | None = None,
+    reproducible: bool = False,
+    blocks: int = BLOCKS,
 ) -> ProductPlan:
-    """The plan for the options of a product."""
-    m, n, k = map(index, lengths)
+    """The plan for the options of a product: see `matmul`."""
+    if grid is not None and len(grid) != 3:
+        raise ValueError(f"grid {grid_text(grid)} is not three numbers of ranks, along m, n and k")
     if memory is not None and index(memory) < 0:
         raise ValueError(f"memory {memory} is negative: give bytes per rank")
     if reproducible and not 1 <= index(blocks) <= 1 << 20:
         raise ValueError(f"blocks {blocks} is not a power of two: use {BLOCKS}, say")
-    return product_plan(
+    return _planned(
         m,
         n,
         k,
         size,
         memory,
         dtype.itemsize,
-        tuple(map(index, grid)) if grid is not None else None,  # type: ignore[arg-type]
+        tuple(map(index, grid)) if grid is not None else (),
         working_dtype(dtype).itemsize,
         blocks if reproducible else 0,
     )
@@ -231,8 +312,8 @@ def _product(
     """The product of two arrays seen as matrices: see `matmul`, and `AsMatrix` for `axes`."""
     topology, operands = a.topology, (a, b)
     with agree(topology.private):
-        if b.topology is not topology or (out is not None and out.topology is not topology):
-            raise ValueError("the operands lie on different communicators: make them on the same one")
+        if b.topology is not topology:
+            raise ValueError(_ELSEWHERE)
         if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2):
             raise ValueError(f"products are of matrices and vectors, not of shapes {a.shape} and {b.shape}")
         (m, k), (depth, n) = (
@@ -244,11 +325,10 @@ def _product(
         # A vector's missing axis is missing in the product too, where it is not the one that is summed over.
         missing = [d for d, (seen, axis) in enumerate(((axes[0], 0), (axes[1], 1))) if seen[axis] is None]
         shape = tuple(length for d, length in enumerate((m, n)) if d not in missing)
-        if out is not None and out.shape != shape:
-            raise ValueError(f"out has shape {out.shape}, the product {shape}")
-        if out is not None and not np.can_cast(dtype, out.dtype, "same_kind"):
-            raise TypeError(f"out of dtype {out.dtype} cannot hold a product of dtype {dtype}")
-        plan = _plan((m, n, k), dtype, topology.size, grid, memory, reproducible, blocks)
+        _check_out(out, topology, shape, dtype)
+        plan = plan_product(
+            m, n, k, dtype, topology.size, grid=grid, memory=memory, reproducible=reproducible, blocks=blocks
+        )
         limit = 1 if reproducible else thread_count(topology.cores, threads)
     counts = Counts() if counts is None else counts
     before = received.cells
@@ -256,20 +336,34 @@ def _product(
         move(Matrix.of(x, seen), plan.own(side), topology, dtype)
         for side, (x, seen) in enumerate(zip(operands, axes, strict=True))
     ]
+    counts.words_relayout += received.cells - before
+    with blas_threads(limit, force=reproducible):
+        return _carry_out(plan, topology, strips, dtype, missing, out, out is a or out is b, counts)
+
+
+def _carry_out(
+    plan: ProductPlan,
+    topology: Topology,
+    strips: Sequence[NDArray[Any]],
+    dtype: np.dtype,
+    missing: Sequence[int],
+    out: DistArray | None,
+    out_is_operand: bool,
+    counts: Counts,
+) -> Any:
+    """Multiply the strips that the plan wants, and put the product where it is wanted."""
     cut = plan.layouts.c
     if len(missing) == 1:
         # A vector of one cell lies on the first rank.
-        cut = Decomposition((1,), (topology.size,)) if m == n == 1 else plan.own(2).without(missing[0]).plain()
-    reusable = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not (out is a or out is b)
-    c = out if out is not None and reusable else DistArray(cut, dtype, comm=a.comm)
+        cut = Decomposition((1,), (topology.size,)) if plan.m == plan.n == 1 else plan.own(2).without(*missing).plain()
+    fits = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not out_is_operand
+    c = out if out is not None and fits else DistArray(cut, dtype, comm=topology.comm)
     target = np.expand_dims(c.local, missing[0]) if len(missing) == 1 else c.local
-    counts.words_relayout += received.cells - before
-    with blas_threads(limit, force=reproducible):
-        multiply(plan, topology, *strips, target, working_dtype(dtype), counts)
+    multiply(plan, topology, strips[0], strips[1], target, working_dtype(dtype), counts)
     if len(missing) == 2:
         [owner] = cut.owners(Box((0, 0), (1, 1)))
         return topology.private.bcast(target[0, 0] if topology.rank == owner else None, root=owner)
-    if out is None or reusable:
+    if out is None or c is out:
         return c
     before = received.cells
     out.local[...] = move(Matrix.of(c, tuple(range(c.ndim))), out.decomposition, topology, out.dtype)

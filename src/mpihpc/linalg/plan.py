@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from operator import index
 from typing import NamedTuple
 
@@ -100,13 +100,12 @@ class ProductPlan:
         if self.blocks & (self.blocks - 1) or self.blocks < 0:
             raise ValueError(f"blocks {self.blocks} is not a power of two: use 16, say")
         if self.grid:
-            grid = tuple(index(p) for p in self.grid)
-            if len(grid) != 3 or min(grid) < 1:
-                raise ValueError(f"grid {grid_text(grid)} is not three numbers of ranks, along m, n and k")
+            pm, pn, pk = map(index, self.grid)
+            grid = pm, pn, pk
+            if min(grid) < 1:
+                raise ValueError(f"grid {grid_text(grid)} has an axis with no ranks: use 1 or more")
             if math.prod(grid) > self.size:
-                raise ValueError(
-                    f"grid {grid_text(grid)} needs {ranks_text(math.prod(grid))}, the job has {self.size}"
-                )
+                raise ValueError(f"grid {grid_text(grid)} needs {ranks_text(math.prod(grid))}, the job has {self.size}")
             if not self._fits(*grid):
                 raise ValueError(
                     f"grid {grid_text(grid)} does not fit a product of {self.m}x{self.k} by {self.k}x{self.n}"
@@ -261,22 +260,6 @@ class ProductPlan:
         )
 
 
-@lru_cache(maxsize=256)
-def product_plan(
-    m: int,
-    n: int,
-    k: int,
-    size: int,
-    memory: int | None = None,
-    itemsize: int = 8,
-    grid: tuple[int, int, int] | None = None,
-    worksize: int = 0,
-    blocks: int = 0,
-) -> ProductPlan:
-    """A `ProductPlan`, found once."""
-    return ProductPlan(m, n, k, size, memory, itemsize, grid or (), worksize, blocks)  # type: ignore[arg-type]
-
-
 def lower_bound(m: int, n: int, k: int, size: int) -> float:
     """The words of the three matrices that some rank must touch: Theorem 3 of arXiv 2205.13407.
 
@@ -325,11 +308,11 @@ def _words(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> int:
         rows = m // pm + (i < m % pm)
         for j in {max(n % pn - 1, 0), pn - 1}:
             columns = n // pn + (j < n % pn)
-            for l in {0, k % pk}:
-                depth = k // pk + (l < k % pk)
+            for t in {0, k % pk}:
+                depth = k // pk + (t < k % pk)
                 a = rows * depth - _share(rows, depth, pn, j, along.a)
                 b = columns * depth - _share(columns, depth, pm, i, along.b)
-                most = max(most, a + b + (pk - 1) * _share(rows, columns, pk, l, along.c))
+                most = max(most, a + b + (pk - 1) * _share(rows, columns, pk, t, along.c))
     return most
 
 

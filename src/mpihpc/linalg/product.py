@@ -114,8 +114,8 @@ def multiply(
         coming = travel(step + 1)
         extra = _multiply_panels(plan, panels, sums, mine.start[1:], work, add=step > 0)
         counts.workspace = max(counts.workspace, held + extra + sum(p.nbytes for p in (*panels, *coming)))
-        for panel in panels:
-            panel.finish()
+        while panels:
+            panels.pop().finish()  # and give its memory back before the next one begins to travel
         panels = coming
     if plan.grid[K] > 1:
         delivery = Transfer(plan.partial(), plan.to_add()).deliver(topology, sums[np.newaxis], mine.start)
@@ -124,7 +124,7 @@ def multiply(
         if parts:
             _add_up(parts, c)
         delivery.finish()
-    elif not in_place:
+    elif not in_place and c.size:
         c[...] = sums
     counts.words += received.cells - before
 
@@ -203,4 +203,4 @@ def _add_up(parts: list[NDArray[Any]], out: NDArray[Any]) -> None:
     if len(parts) == 1:
         out[...] = parts[0]
     else:
-        np.add(*parts, out=out, casting="same_kind")
+        np.add(parts[0], parts[1], out=out, casting="same_kind")

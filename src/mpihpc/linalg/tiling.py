@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mpihpc.core.decomposition import Box, Decomposition, Layout, Part
 
@@ -80,7 +80,7 @@ class Tiling(Decomposition):
 
     def cut(self, axis: int, block: int) -> int:
         atoms = self._atoms(axis)
-        start, stop = self._range(axis, block) if block < self.dims[axis] else (atoms, atoms)
+        start = self._range(axis, block)[0] if block < self.dims[axis] else atoms
         return self._cells(axis).cut(0, start) if self.atoms else start
 
     def block(self, axis: int, index: int) -> int:
@@ -137,8 +137,8 @@ class Tiling(Decomposition):
     def without(self, axis: int) -> Tiling:
         """The tiling of the array without one of its axes."""
         keep = [d for d in range(self.ndim) if d != axis]
-        drop = {name: tuple(getattr(self, name)[d] for d in keep) for name in ("shape", "dims", "axes")}
-        return replace(self, **drop, atoms=tuple(self.atoms[d] for d in keep) if self.atoms else ())
+        shape, axes = tuple(self.shape[d] for d in keep), tuple(self.axes[d] for d in keep)
+        return Tiling.of(shape, self.grid, axes, self.ranks, tuple(self.atoms[d] for d in keep if self.atoms))
 
 
 @dataclass(frozen=True)
