@@ -67,7 +67,7 @@ class ProductPlan:
     words : int
         What the busiest rank receives as panels and partial sums, if the operands lie in `layouts`.
     workspace : int
-        The bytes that a rank needs at most beside its shares of the three matrices.
+        The bytes that a rank needs at most beside an even share of the three matrices.
 
     Raises
     ------
@@ -199,7 +199,7 @@ class ProductPlan:
         return min(n, -(-self.blocks // p) * -(-n // self.blocks)) if self.blocks else -(-n // p)
 
     def _workspace(self, grid: tuple[int, int, int], slices: int) -> int:
-        """Bytes for two panels (one travels), what is packed for them, and partial sums."""
+        """Bytes for two panels (one travels), what is packed for them, partial sums, and the shares of idle ranks."""
         pm, pn, pk = grid
         rows, columns, depth = (self._extent(axis, grid) for axis in (M, N, K))
         thick = -(-depth // slices)
@@ -210,6 +210,8 @@ class ProductPlan:
             if parts > 1:
                 panels += thick * length * (2 if together else 1) + thick * -(-length // parts)
         total = min(slices, 2) * panels * self.itemsize
+        everything = self.m * self.k + self.k * self.n + self.m * self.n
+        total += everything * self.itemsize * (self.size - math.prod(grid)) // (self.size * math.prod(grid))
         if pk > 1 or self.worksize != self.itemsize:
             total += rows * columns * self.worksize
         if pk > 1:
@@ -292,8 +294,9 @@ def _strips(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> _Strips:
         return first < _ENOUGH * parts and first // parts * other < other // parts * first
 
     rows, columns, depth = -(-m // pm), -(-n // pn), -(-k // pk)
-    thin = second(rows, columns, pk) or (m == 1 < n)
-    return _Strips(second(rows, depth, pn), second(columns, depth, pm), thin)
+    # Of the operands the shortest strip counts, of the sums the longest one.
+    wide = rows < _ENOUGH * pk and -(-rows // pk) * columns > -(-columns // pk) * rows
+    return _Strips(second(rows, depth, pn), second(columns, depth, pm), wide or (m == 1 < n))
 
 
 def _words(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> int:
