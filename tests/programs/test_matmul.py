@@ -46,14 +46,20 @@ def least_words(m, k, n, size):
     )
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 6, 8, 12, 16])
-def test_words_received_are_the_exhaustive_optimum(launch, size):
+@pytest.mark.parametrize("size", [6, 12, 16])  # tests/test_linalg.py runs on the others
+def test_words_received_are_the_exhaustive_optimum(launch, tmp_path, size):
     """Counted where messages are posted; square, tall, flat and deep."""
     shapes = ((96, 96, 96), (4800, 48, 48), (480, 48, 480), (48, 4800, 48))
-    if size > 8:
-        shapes = shapes[:1] + shapes[3:]  # more ranks than cores are slow to start
-    for shape in shapes:
-        result = finished(launch(size, *MATMUL, "--shape", *map(str, shape), "--json", "--quiet", "--verify"))
+    (tmp_path / "several.py").write_text(
+        "from mpi4py import MPI\n"
+        "from mpihpc.matmul.__main__ import Config, run\n"
+        f"for shape in {shapes}:\n"
+        "    run(MPI.COMM_WORLD, Config(shape=shape, verify=True, json=True, quiet=True))\n"
+    )
+    done = launch(size, "several.py")
+    assert (done.returncode, done.lines) == (0, []), done
+    for shape, line in zip(shapes, done.stdout.splitlines(), strict=True):
+        result = json.loads(line)
         assert result["words_received_per_rank_max"] == result["words_optimum"] == least_words(*shape, size)
         assert result["words_relayout_max"] == 0
         assert math.prod(map(int, result["grid"].split("x"))) == size
@@ -74,13 +80,13 @@ def test_fields(launch):
 
 def test_checksum_is_the_same_on_any_ranks_and_grid(launch):
     command = (*MATMUL, "--shape", "45", "130", "37", "--json", "--quiet", "--dtype", "complex64")
-    results = [finished(launch(n, *command)) for n in (1, 3, 5)]
-    results += [finished(launch(4, *command, "--grid", grid)) for grid in ("4,1,1", "1,2,2", "1,1,4", "2,1,1")]
+    results = [finished(launch(n, *command)) for n in (1, 3)]
+    results += [finished(launch(4, *command, "--grid", grid)) for grid in ("1,2,2", "1,1,4", "2,1,1")]
     results += [finished(launch(4, *command, "--memory", "20K"))]
     assert len({result["checksum"] for result in results}) == 1
     assert results[-1]["slices"] > 1 and results[-1]["workspace_bytes_max"] <= 20 * 1024
     assert results[0]["words_received_per_rank_max"] == 0
-    assert [r["grid"] for r in results[3:7]] == ["4x1x1", "1x2x2", "1x1x4", "2x1x1"]
+    assert [r["grid"] for r in results[2:5]] == ["1x2x2", "1x1x4", "2x1x1"]
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 4])
