@@ -268,13 +268,10 @@ def _add_scalapack(
         if program is None:
             absent["ScaLAPACK"] = why
         else:
-            clean = {
-                k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_", "OPAL_", "PMI"))
-            }
             for grid in dict.fromkeys(((comm.size, 1), (1, comm.size))):
                 command = [program[0], "-n", str(comm.size), *map(str, (program[1], case.m, case.n, case.k, *grid))]
                 process = subprocess.Popen(
-                    command, env=clean | _SINGLE_NODE | {"OMP_NUM_THREADS": "1"}, text=True,
+                    command, env=_outside() | _SINGLE_NODE | {"OMP_NUM_THREADS": "1"}, text=True,
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 )  # fmt: skip
                 servers.append((f"ScaLAPACK, {grid_text(grid)}", process))
@@ -305,6 +302,12 @@ def _add_scalapack(
     return partial(on_first, comm, end)
 
 
+def _outside() -> dict[str, str]:
+    """The environment without what this job's MPI has put there: another MPI's programs are to be started."""
+    own = ("OMPI_", "OPAL_", "PMIX_", "PRTE_", "PMI_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}
+
+
 def _compiled() -> tuple[tuple[str, str] | None, str]:
     """mpirun and pdgemm.c, compiled, or why there is none."""
     compiler = shutil.which("mpicc.openmpi") or shutil.which("mpicc")
@@ -315,7 +318,10 @@ def _compiled() -> tuple[tuple[str, str] | None, str]:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     source, program = Path(__file__).with_name("pdgemm.c"), str(Path(folder, "pdgemm"))
     done = subprocess.run(
-        [compiler, "-O2", str(source), "-lscalapack-openmpi", "-o", program], capture_output=True, text=True
+        [compiler, "-O2", str(source), "-lscalapack-openmpi", "-o", program],
+        capture_output=True,
+        text=True,
+        env=_outside(),
     )
     if done.returncode:
         return None, "pdgemm.c does not compile: install libscalapack-openmpi-dev and libopenblas-dev"
