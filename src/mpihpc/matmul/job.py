@@ -284,8 +284,8 @@ def _header(config: Config, problem: Problem) -> str:
     what = f"{config.a} by {config.b}" if config.a else "small integers"
     return (
         f"mpihpc {mpihpc.__version__} matmul: {plan.m}x{plan.k} by {plan.k}x{plan.n} {problem.dtype}, {what}\n"
-        f"{ranks_text(plan.size)} as {grid_text(plan.grid)} along m, n, k, {problem.threads} thread"
-        f"{'s' if problem.threads > 1 else ''} each, on {problem.device}, k in {plan.slices} "
+        f"{ranks_text(plan.size)} as {grid_text(plan.grid)}, {problem.threads} "
+        f"thread{'s' if problem.threads > 1 else ''} each, on {problem.device}; k in {plan.slices} "
         f"slice{'s' if plan.slices > 1 else ''}; the busiest receives {plan.words:,} words"
     )
 
