@@ -154,12 +154,22 @@ def matmul(
         Shapes that do not multiply, ranks of different communicators, a grid that does not fit, too little memory: on
         all ranks, with the same text.
     """
-    options: dict[str, Any] = {"grid": grid, "memory": memory, "reproducible": reproducible, "blocks": blocks}
-    axes = [
-        ((None, 0), (0, None))[side] if x.ndim == 1 else (1, 0) if turned else (0, 1)
-        for side, (x, turned) in enumerate(_operands("matmul", (a, transpose_a), (b, transpose_b)))
-    ]
-    return _product(a, b, axes, out=out, threads=threads, counts=counts, **options)
+    _check_operands("matmul", a, b)
+    return _product(
+        a,
+        b,
+        [
+            (None, 0) if a.ndim == 1 else (1, 0) if transpose_a else (0, 1),
+            (0, None) if b.ndim == 1 else (1, 0) if transpose_b else (0, 1),
+        ],
+        out=out,
+        grid=grid,
+        memory=memory,
+        reproducible=reproducible,
+        blocks=blocks,
+        threads=threads,
+        counts=counts,
+    )
 
 
 def outer(a: DistArray, b: DistArray, **options: Any) -> DistArray:
@@ -177,7 +187,8 @@ def outer(a: DistArray, b: DistArray, **options: Any) -> DistArray:
     DistArray
         Shape (m, n).
     """
-    with agree(_operands("outer", (a, False), (b, False))[0][0].topology.private):
+    _check_operands("outer", a, b)
+    with agree(a.topology.private):
         if (a.ndim, b.ndim) != (1, 1):
             raise ValueError(f"outer works on two vectors, not on shapes {a.shape} and {b.shape}")
     return _product(a, b, [(0, None), (None, 0)], **options)
@@ -208,7 +219,8 @@ def gram(
     DistArray
         Shape (n, n), symmetric to the last bit; `out`, or cut into rows.
     """
-    topology = _operands("gram", (a, False))[0][0].topology
+    _check_operands("gram", a)
+    topology = a.topology
     with agree(topology.private):
         if a.ndim != 2:
             raise ValueError(f"gram works on a matrix, not on shape {a.shape}")
@@ -231,11 +243,10 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iu" else dtype
 
 
-def _operands(name: str, *operands: tuple[Any, bool]) -> tuple[tuple[DistArray, bool], ...]:
-    for x, _ in operands:
+def _check_operands(name: str, *operands: object) -> None:
+    for x in operands:
         if not isinstance(x, DistArray):
             raise TypeError(f"{name} works on DistArrays, not on {type(x).__name__}: use mpihpc.asarray first")
-    return operands
 
 
 def _check_out(out: DistArray | None, topology: Topology, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -11,13 +11,12 @@ Sources: COSMA (Kwasniewski et al., arXiv 1908.09606); the lower bound of Al Daa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index
 from typing import NamedTuple
 
-from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
+from mpihpc.core.decomposition import Decomposition, factorisations, grid_text, ranks_text
 from mpihpc.linalg.tiling import Slice, Tiling
 
 M, N, K = range(3)  # the axes of the cuboid and of the grid
@@ -88,7 +87,7 @@ class ProductPlan:
     size: int
     memory: int | None = None
     itemsize: int = 8
-    grid: tuple[int, int, int] = ()  # type: ignore[assignment]
+    grid: tuple[int, ...] = ()
     worksize: int = 0
     blocks: int = 0
 
@@ -100,8 +99,7 @@ class ProductPlan:
         if self.blocks & (self.blocks - 1) or self.blocks < 0:
             raise ValueError(f"blocks {self.blocks} is not a power of two: use 16, say")
         if self.grid:
-            pm, pn, pk = map(index, self.grid)
-            grid = pm, pn, pk
+            grid = tuple(map(index, self.grid))
             if min(grid) < 1:
                 raise ValueError(f"grid {grid_text(grid)} has an axis with no ranks: use 1 or more")
             if math.prod(grid) > self.size:
@@ -179,7 +177,7 @@ class ProductPlan:
         own = [self.own(matrix).box(rank).size for matrix in range(3)]
         return whole[0] - own[0] + whole[1] - own[1] + (self.grid[K] - 1) * own[2]
 
-    def least_memory(self, grid: tuple[int, int, int]) -> int:
+    def least_memory(self, grid: tuple[int, ...]) -> int:
         """The least workspace with which a grid works: the thinnest slices of k, or all of it at once."""
         slices = (1,) if self.blocks else (1, max(1, self._extent(K, grid)))
         return min(self._workspace(grid, count) for count in slices)
@@ -193,12 +191,12 @@ class ProductPlan:
         atoms = (parts, self.blocks, self.blocks) if self.blocks else ()
         return Tiling.of((parts, self.m, self.n), self.grid, axes, self.size, atoms)
 
-    def _extent(self, axis: int, grid: tuple[int, int, int] | None = None) -> int:
+    def _extent(self, axis: int, grid: tuple[int, ...] | None = None) -> int:
         """The longest block along an axis of the cuboid."""
         n, p = (self.m, self.n, self.k)[axis], (grid or self.grid)[axis]
         return min(n, -(-self.blocks // p) * -(-n // self.blocks)) if self.blocks else -(-n // p)
 
-    def _workspace(self, grid: tuple[int, int, int], slices: int) -> int:
+    def _workspace(self, grid: tuple[int, ...], slices: int) -> int:
         """Bytes for two panels (one travels), what is packed for them, partial sums, and the shares of idle ranks."""
         pm, pn, pk = grid
         rows, columns, depth = (self._extent(axis, grid) for axis in (M, N, K))
@@ -223,18 +221,19 @@ class ProductPlan:
             total += thick * (rows + columns) * self.worksize
         return total
 
-    def _choose(self) -> tuple[int, int, int]:
+    def _choose(self) -> tuple[int, ...]:
         """The best grid: go down from all ranks until no smaller number can be better."""
         m, n, k = self.m, self.n, self.k
         total = m * k + k * n + m * n
         best: tuple[float, int, int] | None = None
-        grid, least = (1, 1, 1), math.inf
+        grid: tuple[int, ...] = (1, 1, 1)
+        least = math.inf
         for size in range(self.size, 0, -1):
             idle = total * (1 / size - 1 / self.size)
-            # The bound is for real numbers: a strip may be one row or column longer than the average.
-            if best and lower_bound(m, n, k, size) - total / self.size - 2 * k > best[0]:
+            # The bound is for even shares: strips of the operands may be one row or column longer.
+            if best and lower_bound(m, n, k, size) - total / self.size - (m + n + 2 * k) > best[0]:
                 continue
-            for pm, pn, pk in _factorisations(size):
+            for pm, pn, pk in factorisations(size, 3):
                 if not self._fits(pm, pn, pk):
                     continue
                 if self.memory is not None:
@@ -324,12 +323,3 @@ def _share(first: int, second: int, parts: int, index: int, along_second: bool) 
     if along_second:
         first, second = second, first
     return (first // parts + (index < first % parts)) * second
-
-
-def _factorisations(size: int) -> Iterator[tuple[int, int, int]]:
-    """All grids of so many ranks."""
-    divisors = [p for p in range(1, size + 1) if size % p == 0]
-    for pm in divisors:
-        for pn in divisors:
-            if size // pm % pn == 0:
-                yield pm, pn, size // pm // pn
