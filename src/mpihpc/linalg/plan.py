@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import index
 from typing import NamedTuple
 
@@ -127,7 +127,7 @@ class ProductPlan:
         return low
 
     @cached_property
-    def strips(self) -> _Strips:
+    def strips(self) -> Strips:
         """How the strips are cut that each rank owns of the faces of its block."""
         return _strips(self.m, self.n, self.k, *self.grid)
 
@@ -148,13 +148,12 @@ class ProductPlan:
 
     def own(self, matrix: int) -> Tiling:
         """The strips that the ranks own of the first operand (0), of the second (1), of the product (2)."""
-        along = self.strips
-        axes = (
-            ((M,), (K, N)) if along.a else ((M, N), (K,)),
-            ((K, M), (N,)) if along.b else ((K,), (N, M)),
-            ((M,), (N, K)) if along.c else ((M, K), (N,)),
-        )
-        return self._tiling(matrix, axes[matrix])
+        # The axis of the grid whose ranks share the face becomes two: one cuts its rows, one its columns.
+        shared, rows, columns = ((N, M, K), (M, K, N), (K, M, N))[matrix]
+        first, second = self.strips[matrix]
+        grid = (*self.grid[:shared], first, second, *self.grid[shared + 1 :])
+        rows, columns = (g + (g > shared) for g in (rows, columns))
+        return self._tiling(matrix, ((rows, shared), (columns, shared + 1)), grid)
 
     def panel(self, matrix: int, step: int) -> Slice:
         """What the ranks need of an operand in a step."""
@@ -163,11 +162,15 @@ class ProductPlan:
 
     def partial(self) -> Tiling:
         """The partial sums that the ranks have, on three axes: part of k, row, column."""
-        return self._sums(((K,), (M,), (N,)))
+        parts = self.grid[K]
+        atoms = (parts, self.blocks, self.blocks) if self.blocks else ()
+        return Tiling.of((parts, self.m, self.n), self.grid, ((K,), (M,), (N,)), self.size, atoms)
 
     def to_add(self) -> Tiling:
         """The partial sums that the ranks add up."""
-        return self._sums(((), *self.own(2).axes))
+        own, parts = self.own(2), self.grid[K]
+        atoms = (parts, *own.atoms) if own.atoms else ()
+        return Tiling.of((parts, *own.shape), own.grid, ((), *own.axes), self.size, atoms)
 
     def words_of(self, rank: int) -> int:
         """What a rank receives as panels and partial sums, if the operands lie in `layouts`."""
@@ -182,14 +185,9 @@ class ProductPlan:
         slices = (1,) if self.blocks else (1, max(1, self._extent(K, grid)))
         return min(self._workspace(grid, count) for count in slices)
 
-    def _tiling(self, matrix: int, axes: tuple[tuple[int, ...], ...]) -> Tiling:
+    def _tiling(self, matrix: int, axes: tuple[tuple[int, ...], ...], grid: tuple[int, ...] | None = None) -> Tiling:
         shape = ((self.m, self.k), (self.k, self.n), (self.m, self.n))[matrix]
-        return Tiling.of(shape, self.grid, axes, self.size, (self.blocks,) * 2 if self.blocks else ())
-
-    def _sums(self, axes: tuple[tuple[int, ...], ...]) -> Tiling:
-        parts = self.grid[K]
-        atoms = (parts, self.blocks, self.blocks) if self.blocks else ()
-        return Tiling.of((parts, self.m, self.n), self.grid, axes, self.size, atoms)
+        return Tiling.of(shape, grid or self.grid, axes, self.size, (self.blocks,) * 2 if self.blocks else ())
 
     def _extent(self, axis: int, grid: tuple[int, ...] | None = None) -> int:
         """The longest block along an axis of the cuboid."""
@@ -201,28 +199,32 @@ class ProductPlan:
         pm, pn, pk = grid
         rows, columns, depth = (self._extent(axis, grid) for axis in (M, N, K))
         thick = -(-depth // slices)
-        along = _strips(self.m, self.n, self.k, *grid)
+        strips = _strips(self.m, self.n, self.k, *grid)
+        (rows_a, depth_a), (depth_b, columns_b) = strips.a, strips.b
         # Own strips take part where they lie; what others need of them may have to be packed.
         panels = 0
-        for length, parts, together in ((rows, pn, along.a), (columns, pm, along.b)):
+        for length, parts, cut in ((rows, pn, depth_a), (columns, pm, depth_b)):
             if parts > 1:
-                panels += thick * length * (2 if together else 1) + thick * -(-length // parts)
+                panels += thick * length * (3 if cut > 1 else 1) + (thick * -(-length // parts) if cut == 1 else 0)
         total = min(slices, 2) * panels * self.itemsize
         everything = self.m * self.k + self.k * self.n + self.m * self.n
         total += everything * self.itemsize * (self.size - math.prod(grid)) // (self.size * math.prod(grid))
         if pk > 1 or self.worksize != self.itemsize:
             total += rows * columns * self.worksize
         if pk > 1:
-            own = -(-columns // pk) * rows if along.c else -(-rows // pk) * columns
-            total += ((pk - 1) * own + (rows * columns if along.c else 0)) * self.worksize
+            own = -(-rows // strips.c[0]) * -(-columns // strips.c[1])
+            total += ((pk - 1) * own + (rows * columns if strips.c[1] > 1 else 0)) * self.worksize
         if slices > 1:
-            total += (rows if along.a else -(-rows // pn)) * (columns if along.b else -(-columns // pm)) * self.worksize
+            product = (rows if depth_a > 1 else -(-rows // rows_a)) * (
+                columns if depth_b > 1 else -(-columns // columns_b)
+            )
+            total += product * self.worksize
         if self.worksize != self.itemsize:
             total += thick * (rows + columns) * self.worksize
         return total
 
     def _choose(self) -> tuple[int, ...]:
-        """The best grid: go down from all ranks until no smaller number can be better."""
+        """The best grid, from that of all ranks down; those that cannot be better are not looked at."""
         m, n, k = self.m, self.n, self.k
         total = m * k + k * n + m * n
         best: tuple[float, int, int] | None = None
@@ -234,7 +236,10 @@ class ProductPlan:
             if best and lower_bound(m, n, k, size) - total / self.size - (m + n + 2 * k) > best[0]:
                 continue
             for pm, pn, pk in factorisations(size, 3):
-                if not self._fits(pm, pn, pk):
+                rows, columns, depth = m / pm, n / pn, k / pk
+                least_cost = rows * depth + depth * columns + rows * columns - total / self.size
+                slack = rows + columns + 2 * depth + 2  # a strip of an operand may be longer than an even one
+                if not self._fits(pm, pn, pk) or (best and least_cost - slack > best[0]):
                     continue
                 if self.memory is not None:
                     needed = self.least_memory((pm, pn, pk))
@@ -275,51 +280,67 @@ def lower_bound(m: int, n: int, k: int, size: int) -> float:
     return 3 * (m * n * k / size) ** (2 / 3)
 
 
-class _Strips(NamedTuple):
-    """Whether the strips of the three faces of a block are cut along the second of their axes."""
+class Strips(NamedTuple):
+    """How many strips, along rows and along columns, the three faces of a block are cut into."""
 
-    a: bool  # along k, not m
-    b: bool  # along k, not n
-    c: bool  # along n, not m
+    a: tuple[int, int]  # along m, k
+    b: tuple[int, int]  # along k, n
+    c: tuple[int, int]  # along m, n
 
 
-def _strips(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> _Strips:
+@lru_cache(maxsize=1 << 16)
+def _strips(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> Strips:
     """Strips of whole rows of `a` and `c`, and whole columns of `b`, but where there are too few to share evenly.
 
     Strips of `a` along m and of `b` along n can be multiplied one by one, and need not be put together.
     """
-
-    def second(first: int, other: int, parts: int) -> bool:
-        return first < _ENOUGH * parts and first // parts * other < other // parts * first
-
     rows, columns, depth = -(-m // pm), -(-n // pn), -(-k // pk)
-    # Of the operands the shortest strip counts, of the sums the longest one.
-    wide = rows < _ENOUGH * pk and -(-rows // pk) * columns > -(-columns // pk) * rows
-    return _Strips(second(rows, depth, pn), second(columns, depth, pm), wide or (m == 1 < n))
+    a = (pn, 1) if rows >= _ENOUGH * pn else _even(rows, depth, pn, shortest=True)
+    b = (pm, 1) if columns >= _ENOUGH * pm else _even(columns, depth, pm, shortest=True)
+    c = (pk, 1) if rows >= _ENOUGH * pk else _even(rows, columns, pk, shortest=False)
+    if m == 1 < n or n == 1 < m:  # a vector
+        c = (pk, 1) if n == 1 else (1, pk)
+    return Strips(a, (b[1], b[0]), c)
+
+
+def _even(first: int, second: int, parts: int, shortest: bool) -> tuple[int, int]:
+    """How to cut a face into strips: the shortest as long, or the longest as short as can be."""
+
+    def unfair(cut: tuple[int, ...]) -> tuple[int, int]:
+        p, q = cut
+        return -(first // p) * (second // q) if shortest else -(-first // p) * -(-second // q), q
+
+    p, q = min(factorisations(parts, 2), key=unfair)
+    return p, q
 
 
 def _words(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> int:
     """What the busiest rank of a grid receives.
 
-    Blocks and strips get no longer with their number, and a rank receives more the longer its block is, the shorter
-    its strips of the operands are and the longer that of the sums: it is the last of the long or of the short blocks
-    along m and n, and the first of them along k.
+    Blocks get no longer with their number, nor do strips along either axis, and a rank receives more the longer its
+    block is, the shorter its strips of the operands are and the longer that of the sums: it is one of the last of the
+    long or of the short blocks along m and n, and one of the first of them along k.
     """
-    most, along = 0, _strips(m, n, k, pm, pn, pk)
-    for i in {max(m % pm - 1, 0), pm - 1}:
+    most, strips = 0, _strips(m, n, k, pm, pn, pk)
+    for i in _last(m % pm, pm, strips.b[1]):
         rows = m // pm + (i < m % pm)
-        for j in {max(n % pn - 1, 0), pn - 1}:
+        for j in _last(n % pn, pn, strips.a[1]):
             columns = n // pn + (j < n % pn)
-            for t in {0, k % pk}:
+            for t in {0, k % pk, min((k % pk // strips.c[1] + 1) * strips.c[1], pk - 1)}:
                 depth = k // pk + (t < k % pk)
-                a = rows * depth - _share(rows, depth, pn, j, along.a)
-                b = columns * depth - _share(columns, depth, pm, i, along.b)
-                most = max(most, a + b + (pk - 1) * _share(rows, columns, pk, t, along.c))
+                a = rows * depth - _share(rows, depth, strips.a, j)
+                b = depth * columns - _share(depth, columns, strips.b, i)
+                most = max(most, a + b + (pk - 1) * _share(rows, columns, strips.c, t))
     return most
 
 
-def _share(first: int, second: int, parts: int, index: int, along_second: bool) -> int:
+def _last(long: int, count: int, width: int) -> set[int]:
+    """Of the long blocks and of all, the last, and the last of the row of strips before."""
+    ends = {max(long - 1, 0), count - 1}
+    return ends | {max(end // width * width - 1, 0) for end in ends}
+
+
+def _share(first: int, second: int, strips: tuple[int, int], index: int) -> int:
     """Words of one of the strips of a face."""
-    if along_second:
-        first, second = second, first
-    return (first // parts + (index < first % parts)) * second
+    i, j = divmod(index, strips[1])
+    return (first // strips[0] + (i < first % strips[0])) * (second // strips[1] + (j < second % strips[1]))

@@ -141,11 +141,11 @@ def _multiply_panels(
     left: Iterable[tuple[Box, NDArray[Any]]] = panels[0]
     right: Iterable[tuple[Box, NDArray[Any]]] = panels[1]
     extra = 0
-    if plan.strips.a:
-        left = _together(left, 1)
+    if plan.strips.a[1] > 1:
+        left = _together(left)
         extra += sum(cells.nbytes for _, cells in left)
-    if plan.strips.b:
-        right = _together(right, 0)
+    if plan.strips.b[0] > 1:
+        right = _together(right)
         extra += sum(cells.nbytes for _, cells in right)
     if plan.worksize != plan.itemsize:
         left, right = ([(box, cells.astype(work)) for box, cells in panel] for panel in (left, right))
@@ -168,13 +168,17 @@ def _multiply_panels(
     return extra + room.nbytes
 
 
-def _together(parts: Iterable[tuple[Box, NDArray[Any]]], axis: int) -> list[tuple[Box, NDArray[Any]]]:
-    """Parts that lie one after the other along an axis, as one."""
-    sorted_parts = sorted(parts, key=lambda part: part[0].start)
-    if not sorted_parts:
+def _together(parts: Iterable[tuple[Box, NDArray[Any]]]) -> list[tuple[Box, NDArray[Any]]]:
+    """The parts of a panel as one, where they are cut along k."""
+    parts = list(parts)
+    if not parts:
         return []
-    first, last = sorted_parts[0][0], sorted_parts[-1][0]
-    return [(Box(first.start, last.stop), np.concatenate([cells for _, cells in sorted_parts], axis))]
+    starts, stops = zip(*(box for box, _ in parts), strict=True)
+    box = Box(tuple(map(min, zip(*starts, strict=True))), tuple(map(max, zip(*stops, strict=True))))
+    panel = np.empty(box.shape, parts[0][1].dtype)
+    for part, cells in parts:
+        panel[part.slices(box.start)] = cells
+    return [(box, panel)]
 
 
 def _multiply_tiles(
