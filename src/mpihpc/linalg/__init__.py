@@ -144,7 +144,7 @@ def matmul(
     -------
     DistArray or scalar
         `out`, or a new array of shape (m, n), cut as `layouts` says; one axis less for each vector, and a scalar, on
-        all ranks, for two. The dtype is `numpy.result_type` of both. float16 and bfloat16 are added up in float32.
+        all ranks, for two. The dtype is `numpy.result_type` of both. float16 is added up in float32.
         How far they may be from
         the exact ones: `error_bound`.
 
@@ -239,7 +239,7 @@ def gram(
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
-    """What products of a dtype are added up in: float32 for float16 and bfloat16."""
+    """What products of a dtype are added up in: float32 for floats of two bytes."""
     return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iu" else dtype
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ class Matrix(NamedTuple):
         return cls(layout, local, layout.seen(array.box.start, 0))
 
 
+@dataclass
 class Counts:
     """What a rank did for a product: words that arrived, and bytes of workspace.
 
@@ -46,8 +48,9 @@ class Counts:
         The most bytes that panels and sums took at a time.
     """
 
-    def __init__(self) -> None:
-        self.words = self.words_relayout = self.workspace = 0
+    words: int = 0
+    words_relayout: int = 0
+    workspace: int = 0
 
 
 def move(matrix: Matrix, need: Decomposition, topology: Topology, dtype: np.dtype) -> NDArray[Any]:
