@@ -144,9 +144,8 @@ def matmul(
     -------
     DistArray or scalar
         `out`, or a new array of shape (m, n), cut as `layouts` says; one axis less for each vector, and a scalar, on
-        all ranks, for two. The dtype is `numpy.result_type` of both. float16 is added up in float32.
-        How far they may be from
-        the exact ones: `error_bound`.
+        all ranks, for two. The dtype is `numpy.result_type` of both; float16 is added up in float32. `error_bound`
+        tells how far elements may be from the exact ones.
 
     Raises
     ------
