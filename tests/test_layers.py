@@ -10,7 +10,7 @@ FLOORS = [
     ("geometry", ["core.decomposition", "core.topology"]),
     ("movement", ["core.transfer", "core.halo"]),
     ("array", ["array"]),
-    ("user modules", ["io", "stencil", "ndimage"]),
+    ("user modules", ["io", "linalg", "stencil", "ndimage"]),
     (
         "programs",
         [
@@ -21,6 +21,7 @@ FLOORS = [
             "stencil.job",
             "stencil.verify",
             "stencil.picture",
+            "matmul",
             "view",
             "doctor",
         ],

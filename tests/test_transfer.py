@@ -12,7 +12,7 @@ from mpi4py import MPI
 from mpihpc.core import transfer as module
 from mpihpc.core.decomposition import Decomposition, Grown, Whole
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import Transfer, sent
+from mpihpc.core.transfer import Transfer, received, sent
 
 
 def grids(size, ndim):
@@ -196,3 +196,56 @@ def test_persistent_requests_are_freed(comm):
     assert len(requests) == 2 * (comm.size - 1)
     del exchange
     assert all(r == MPI.REQUEST_NULL for r in requests)
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_deliveries_bring_what_exchanges_bring(comm, monkeypatch, limit):
+    """Own cells as views, others' where they landed; counted; long messages in units."""
+    if limit:
+        monkeypatch.setattr(module, "_MAX_COUNT", limit)
+        monkeypatch.setattr(module, "_UNIT", 16)
+    topology = Topology.of(comm)
+    whole = global_array((comm.size * 5, 7), "F")
+    have = Decomposition(whole.shape, (comm.size, 1))
+    for need in (Decomposition(whole.shape, (1, comm.size)), Whole(whole.shape, comm.size), have):
+        mine = have.box(comm.rank)
+        for source in (whole[mine.slices()].copy(), np.asfortranarray(whole[mine.slices()])):
+            plan = Transfer(have, need)
+            schedule = plan.schedule(comm.rank)
+            before = (sent.messages, sent.cells, sent.bytes), (received.messages, received.cells, received.bytes)
+            delivery = plan.deliver(topology, source, mine.start)
+            posted = (len(schedule.sends), schedule.cells_sent, 8 * schedule.cells_sent)
+            expected = (len(schedule.receives), schedule.cells_received, 8 * schedule.cells_received)
+            assert (sent.messages, sent.cells, sent.bytes) == tuple(map(sum, zip(before[0], posted, strict=True)))
+            assert (received.messages, received.cells, received.bytes) == tuple(
+                map(sum, zip(before[1], expected, strict=True))
+            )
+            target = np.zeros(whole.shape, "F")
+            for box, cells in delivery:
+                target[box.slices()] += cells
+            again = list(delivery)  # as often as one likes
+            assert sum(cells.size for _, cells in again) == sum(part.box.size for part in need.parts(comm.rank))
+            assert np.shares_memory(again[0][1], source) or not schedule.copies
+            delivery.finish()
+            for part in need.parts(comm.rank):
+                assert np.array_equal(target[part.box.slices()], whole[part.box.slices()])
+            in_place = source.flags.c_contiguous and need is not have and isinstance(need, Whole)
+            assert delivery.nbytes >= 8 * schedule.cells_received
+            assert not in_place or delivery.nbytes == 8 * schedule.cells_received  # nothing was packed
+
+
+def test_exchanges_count_what_they_receive(comm):
+    topology = Topology.of(comm)
+    whole = global_array((9, 8), "d")
+    have, need = Decomposition(whole.shape, (comm.size, 1)), Decomposition(whole.shape, (1, comm.size))
+    plan, mine, wanted = Transfer(have, need), have.box(comm.rank), need.box(comm.rank)
+    exchange = plan.bind(topology, whole.dtype, mine.start, wanted.start)
+    before = received.messages, received.cells, received.bytes
+    target = np.zeros(wanted.shape)
+    for _ in range(2):
+        exchange(whole[mine.slices()].copy(), target)
+    schedule = plan.schedule(comm.rank)
+    assert received.messages - before[0] == 2 * len(schedule.receives)
+    assert received.cells - before[1] == 2 * sum(message.cells for message in schedule.receives)
+    assert received.bytes - before[2] == 8 * (received.cells - before[1])
+    exchange.close()

@@ -1,6 +1,6 @@
 """NumPy and SciPy names for arrays that are spread over MPI ranks."""
 
-from mpihpc import io, ndimage, stencil
+from mpihpc import io, linalg, ndimage, stencil
 from mpihpc.array import DistArray, asarray, empty, from_local, fromfunction, full, ones, zeros
 from mpihpc.core.decomposition import Box, Decomposition
 from mpihpc.core.failure import agree, install_hook
@@ -21,6 +21,7 @@ __all__ = [
     "fromfunction",
     "full",
     "io",
+    "linalg",
     "ndimage",
     "ones",
     "stencil",

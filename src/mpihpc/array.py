@@ -123,6 +123,11 @@ class DistArray:
             "on one rank, .gather(root=None) on all, or .local for this rank's block"
         )
 
+    def __matmul__(self, other: Any) -> Any:
+        from mpihpc.linalg import matmul  # it is above arrays
+
+        return matmul(self, other) if isinstance(other, DistArray) else NotImplemented
+
     def gather(self, root: int | None = 0) -> NDArray[Any] | None:
         """The whole array as a NumPy array. Collective.
 

@@ -47,6 +47,7 @@ def test_every_example_is_tested():
         "wave.py",
         "smooth_dem.py",
         "custom_loop.py",
+        "least_squares.py",
     }
 
 
@@ -152,6 +153,17 @@ def test_custom_loop(launch, n):
     done = launch(n, EXAMPLES / "custom_loop.py")
     assert (done.returncode, done.lines) == (0, [])
     assert done.stdout == "5 cells alive; back where it began: True\n"
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_least_squares(launch, n):
+    done = launch(n, EXAMPLES / "least_squares.py")
+    assert (done.returncode, done.lines) == (0, [])
+    x = np.arange(1_000_000) / 1_000_000
+    noise = (np.arange(1_000_000) * 0.6180339887498949) % 1 - 0.5
+    truth = [1.5, -2.0, 0.25, 3.0]
+    fitted = np.polynomial.polynomial.polyfit(x, np.polynomial.polynomial.polyval(x, truth) + noise, 3)
+    assert done.stdout == f"found {' '.join(f'{c:.3f}' for c in fitted)} of 1.500 -2.000 0.250 3.000\n"
 
 
 def blocks(language):

@@ -111,10 +111,11 @@ def runs_of_sweep(words):
     return [shlex.split(line) for line in (JOBS.parent / words[0]).read_text().splitlines() if line.startswith("--")]
 
 
-# script -> from the words behind it, the program's options in each of the runs it makes
+# script -> its program; from the words behind it, the program's options in each of the runs it makes
 RUNS = {
-    "stencil_cpu.sbatch": lambda words: [words],
-    "sweep.sbatch": runs_of_sweep,
+    "matmul.sbatch": (("-m", "mpihpc.matmul"), lambda words: [words]),
+    "stencil_cpu.sbatch": (STENCIL, lambda words: [words]),
+    "sweep.sbatch": (STENCIL, runs_of_sweep),
 }
 
 
@@ -126,12 +127,13 @@ def test_no_script_is_forgotten():
 def test_script(launch, srun, folder, name):
     """The script does what its head promises: the same results as without Slurm."""
     command = advice(JOBS / name)
-    runs = RUNS[name](shlex.split(command.partition(f"jobs/{name} ")[2]))
+    program, runs_of = RUNS[name]
+    runs = runs_of(shlex.split(command.partition(f"jobs/{name} ")[2]))
     assert runs
     expected = {}
     for options in runs:
         output = folder / options[options.index("--output") + 1]
-        done = launch(2, *STENCIL, *options)
+        done = launch(2, *program, *options)
         assert done.returncode == 0, done.stderr
         with h5py.File(output) as f:
             expected[output] = re.search("checksum ([0-9a-f]{16})", done.stdout)[1], f["data"][...]

@@ -240,7 +240,7 @@ class Decomposition:
             padded = math.prod(n + c * sum(w) for n, c, w in zip(shape, cuts, width, strict=True))
             return -math.prod(busy), padded - math.prod(shape), grid[::-1]
 
-        return cls(shape, min(_factorisations(size, len(shape)), key=cost))
+        return cls(shape, min(factorisations(size, len(shape)), key=cost))
 
     @property
     def ndim(self) -> int:
@@ -481,12 +481,12 @@ def ranks_text(count: int) -> str:
     return f"{count} {'rank' if count == 1 else 'ranks'}"
 
 
-def _factorisations(size: int, ndim: int) -> Iterator[tuple[int, ...]]:
+def factorisations(size: int, ndim: int) -> Iterator[tuple[int, ...]]:
     """All grids of `ndim` axes with `size` ranks."""
     if ndim == 1:
         yield (size,)
         return
     small = [p for p in range(1, math.isqrt(size) + 1) if size % p == 0]
     for p in {*small, *(size // p for p in small)}:
-        for rest in _factorisations(size // p, ndim - 1):
+        for rest in factorisations(size // p, ndim - 1):
             yield (p, *rest)

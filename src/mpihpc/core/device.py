@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from mpihpc.core.failure import nearest
 
@@ -41,10 +42,16 @@ def thread_count(cores: int, threads: int | None = None) -> int:
 
 
 @contextmanager
-def blas_threads(threads: int) -> Iterator[None]:
-    """Cap BLAS at this many threads, unless the user has set one of the variables that do so."""
-    if any(name in os.environ for name in _THREAD_VARIABLES):
+def blas_threads(threads: int, *, force: bool = False) -> Iterator[None]:
+    """Cap BLAS at this many threads, unless the user has set one of the variables that do so (or `force`)."""
+    if not force and any(name in os.environ for name in _THREAD_VARIABLES):
         yield
     else:
-        with threadpool_limits(threads, user_api="blas"):
+        with _pools().limit(limits=threads, user_api="blas"):
             yield
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    """The BLAS that are loaded; to look for them takes milliseconds."""
+    return ThreadpoolController()

@@ -1,0 +1,346 @@
+"""Which rank multiplies what: the grid of ranks that moves the fewest words. Pure arithmetic, no MPI, no arrays.
+
+The multiply-adds of ``c[i, j] += a[i, l] * b[l, j]`` fill a cuboid of m x n x k cells. It is cut into a grid of
+pm x pn x pk blocks, one per rank. A face of a block is what the rank must have of `a`, of `b`, and what it adds to
+`c`; each of the three is shared by the ranks of one line of the grid. A rank owns one strip of each of its faces, gets
+the other strips of `a` and `b` from its line, and the partial sums for its strip of `c`.
+
+Sources: COSMA (Kwasniewski et al., arXiv 1908.09606); the lower bound of Al Daas et al. (arXiv 2205.13407).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from operator import index
+from typing import NamedTuple
+
+from mpihpc.core.decomposition import Decomposition, factorisations, grid_text, ranks_text
+from mpihpc.linalg.tiling import Slice, Tiling
+
+M, N, K = range(3)  # the axes of the cuboid and of the grid
+_ENOUGH = 8  # rows or columns for each rank, to be shared nearly evenly
+
+
+class Layouts(NamedTuple):
+    """How the arrays of a product are cut when each rank owns its strips of what it multiplies."""
+
+    a: Decomposition
+    b: Decomposition
+    c: Decomposition
+
+
+@dataclass(frozen=True)
+class ProductPlan:
+    """The plan of a product of an m x k by a k x n matrix.
+
+    Of all grids of at most `size` ranks it is the one whose busiest rank receives the fewest words; ties go to grids
+    that do not cut k, then to those that do not cut n. The data of idle ranks count, as if all ranks had shared the
+    three matrices evenly: a smaller grid must save more than they bring.
+
+    Parameters
+    ----------
+    m, n, k : int
+        Lengths.
+    size : int
+        Number of ranks.
+    memory : int, optional
+        Bytes of workspace that a rank may use. Default: as many as it takes in one go. With fewer, the product goes
+        through k in slices, and grids that need more are not taken.
+    itemsize : int
+        Bytes of an element of the operands.
+    grid : tuple of int, optional
+        Do not choose, take this grid: pm, pn, pk.
+    worksize : int, optional
+        Bytes of an element of the sums. Default: `itemsize`.
+    blocks : int
+        A power of two: cut each axis only at the ends of so many equal blocks, and k into powers of two. 0: anywhere.
+
+    Attributes
+    ----------
+    grid : tuple of int
+        Ranks along m, n, k.
+    slices : int
+        Slices of k.
+    words : int
+        What the busiest rank receives as panels and partial sums, if the operands lie in `layouts`.
+    workspace : int
+        The bytes that a rank needs at most beside an even share of the three matrices.
+
+    Raises
+    ------
+    ValueError
+        A grid that does not fit, or too little memory for any.
+
+    Examples
+    --------
+    >>> [ProductPlan(n, n, n, p).grid for n, p in ((60, 4), (60, 6), (64, 8), (64, 16))]
+    [(2, 2, 1), (3, 2, 1), (2, 2, 2), (4, 2, 2)]
+    >>> ProductPlan(64, 64, 64, 8).words / 64**2
+    0.375
+    """
+
+    m: int
+    n: int
+    k: int
+    size: int
+    memory: int | None = None
+    itemsize: int = 8
+    grid: tuple[int, ...] = ()
+    worksize: int = 0
+    blocks: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.m, self.n, self.k) < 0:
+            raise ValueError(f"a product of {self.m}x{self.k} by {self.k}x{self.n} has a negative length")
+        if not self.worksize:
+            object.__setattr__(self, "worksize", self.itemsize)
+        if self.blocks & (self.blocks - 1) or self.blocks < 0:
+            raise ValueError(f"blocks {self.blocks} is not a power of two: use 16, say")
+        if self.grid:
+            grid = tuple(map(index, self.grid))
+            if min(grid) < 1:
+                raise ValueError(f"grid {grid_text(grid)} has an axis with no ranks: use 1 or more")
+            if math.prod(grid) > self.size:
+                raise ValueError(f"grid {grid_text(grid)} needs {ranks_text(math.prod(grid))}, the job has {self.size}")
+            if not self._fits(*grid):
+                raise ValueError(
+                    f"grid {grid_text(grid)} does not fit a product of {self.m}x{self.k} by {self.k}x{self.n}"
+                    + (f" in {self.blocks} blocks along each axis, powers of two along k" if self.blocks else "")
+                    + ": use no more ranks along an axis than it has of these"
+                )
+            object.__setattr__(self, "grid", grid)
+            if self.memory is not None and self.least_memory(grid) > self.memory:
+                raise self._too_small(self.least_memory(grid))
+        else:
+            object.__setattr__(self, "grid", self._choose())
+
+    @cached_property
+    def slices(self) -> int:
+        if self.memory is None or self._workspace(self.grid, 1) <= self.memory:
+            return 1
+        low, high = 1, max(1, self._extent(K))
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._workspace(self.grid, middle) <= self.memory else (middle + 1, high)
+        return low
+
+    @cached_property
+    def strips(self) -> Strips:
+        """How the strips are cut that each rank owns of the faces of its block."""
+        return _strips(self.m, self.n, self.k, *self.grid)
+
+    @cached_property
+    def words(self) -> int:
+        if self.blocks:
+            return max(self.words_of(rank) for rank in range(self.size))
+        return _words(self.m, self.n, self.k, *self.grid)
+
+    @property
+    def workspace(self) -> int:
+        return self._workspace(self.grid, self.slices)
+
+    @property
+    def layouts(self) -> Layouts:
+        """How the matrices are cut when each rank owns its strips: with these nothing else need be moved."""
+        return Layouts(self.own(0).plain(), self.own(1).plain(), self.own(2).plain())
+
+    def own(self, matrix: int) -> Tiling:
+        """The strips that the ranks own of the first operand (0), of the second (1), of the product (2)."""
+        # The axis of the grid whose ranks share the face becomes two: one cuts its rows, one its columns.
+        shared, rows, columns = ((N, M, K), (M, K, N), (K, M, N))[matrix]
+        first, second = self.strips[matrix]
+        grid = (*self.grid[:shared], first, second, *self.grid[shared + 1 :])
+        rows, columns = (g + (g > shared) for g in (rows, columns))
+        return self._tiling(matrix, ((rows, shared), (columns, shared + 1)), grid)
+
+    def panel(self, matrix: int, step: int) -> Slice:
+        """What the ranks need of an operand in a step."""
+        axes = (((M,), (K,)), ((K,), (N,)))[matrix]
+        return Slice(self._tiling(matrix, axes), 1 - matrix, step, self.slices)
+
+    def partial(self) -> Tiling:
+        """The partial sums that the ranks have, on three axes: part of k, row, column."""
+        parts = self.grid[K]
+        atoms = (parts, self.blocks, self.blocks) if self.blocks else ()
+        return Tiling.of((parts, self.m, self.n), self.grid, ((K,), (M,), (N,)), self.size, atoms)
+
+    def to_add(self) -> Tiling:
+        """The partial sums that the ranks add up."""
+        own, parts = self.own(2), self.grid[K]
+        atoms = (parts, *own.atoms) if own.atoms else ()
+        return Tiling.of((parts, *own.shape), own.grid, ((), *own.axes), self.size, atoms)
+
+    def words_of(self, rank: int) -> int:
+        """What a rank receives as panels and partial sums, if the operands lie in `layouts`."""
+        if rank >= math.prod(self.grid):
+            return 0
+        whole = [self._tiling(0, ((M,), (K,))).box(rank).size, self._tiling(1, ((K,), (N,))).box(rank).size]
+        own = [self.own(matrix).box(rank).size for matrix in range(3)]
+        return whole[0] - own[0] + whole[1] - own[1] + (self.grid[K] - 1) * own[2]
+
+    def least_memory(self, grid: tuple[int, ...]) -> int:
+        """The least workspace with which a grid works: the thinnest slices of k, or all of it at once."""
+        slices = (1,) if self.blocks else (1, max(1, self._extent(K, grid)))
+        return min(self._workspace(grid, count) for count in slices)
+
+    def _tiling(self, matrix: int, axes: tuple[tuple[int, ...], ...], grid: tuple[int, ...] | None = None) -> Tiling:
+        shape = ((self.m, self.k), (self.k, self.n), (self.m, self.n))[matrix]
+        return Tiling.of(shape, grid or self.grid, axes, self.size, (self.blocks,) * 2 if self.blocks else ())
+
+    def _extent(self, axis: int, grid: tuple[int, ...] | None = None) -> int:
+        """The longest block along an axis of the cuboid."""
+        n, p = (self.m, self.n, self.k)[axis], (grid or self.grid)[axis]
+        return min(n, -(-self.blocks // p) * -(-n // self.blocks)) if self.blocks else -(-n // p)
+
+    def _workspace(self, grid: tuple[int, ...], slices: int) -> int:
+        """Bytes for two panels (one travels), what is packed for them, partial sums, and the shares of idle ranks."""
+        pm, pn, pk = grid
+        rows, columns, depth = (self._extent(axis, grid) for axis in (M, N, K))
+        thick = -(-depth // slices)
+        strips = _strips(self.m, self.n, self.k, *grid)
+        (rows_a, depth_a), (depth_b, columns_b) = strips.a, strips.b
+        # Own strips take part where they lie; what others need of them may have to be packed.
+        panels = 0
+        for length, parts, cut in ((rows, pn, depth_a), (columns, pm, depth_b)):
+            if parts > 1:
+                panels += thick * length * (3 if cut > 1 else 1) + (thick * -(-length // parts) if cut == 1 else 0)
+        total = min(slices, 2) * panels * self.itemsize
+        everything = self.m * self.k + self.k * self.n + self.m * self.n
+        total += everything * self.itemsize * (self.size - math.prod(grid)) // (self.size * math.prod(grid))
+        if pk > 1 or self.worksize != self.itemsize:
+            total += rows * columns * self.worksize
+        if pk > 1:
+            own = -(-rows // strips.c[0]) * -(-columns // strips.c[1])
+            total += ((pk - 1) * own + (rows * columns if strips.c[1] > 1 else 0)) * self.worksize
+        if slices > 1:
+            product = (rows if depth_a > 1 else -(-rows // rows_a)) * (
+                columns if depth_b > 1 else -(-columns // columns_b)
+            )
+            total += product * self.worksize
+        if self.worksize != self.itemsize:
+            total += thick * (rows + columns) * self.worksize
+        return total
+
+    def _choose(self) -> tuple[int, ...]:
+        """The best grid, from that of all ranks down; those that cannot be better are not looked at."""
+        m, n, k = self.m, self.n, self.k
+        total = m * k + k * n + m * n
+        best: tuple[float, int, int] | None = None
+        grid: tuple[int, ...] = (1, 1, 1)
+        least = math.inf
+        for size in range(self.size, 0, -1):
+            idle = total * (1 / size - 1 / self.size)
+            # The bound is for even shares: strips of the operands may be one row or column longer.
+            if best and lower_bound(m, n, k, size) - total / self.size - (m + n + 2 * k) > best[0]:
+                continue
+            for pm, pn, pk in factorisations(size, 3):
+                rows, columns, depth = m / pm, n / pn, k / pk
+                least_cost = rows * depth + depth * columns + rows * columns - total / self.size
+                slack = rows + columns + 2 * depth + 2  # a strip of an operand may be longer than an even one
+                if not self._fits(pm, pn, pk) or (best and least_cost - slack > best[0]):
+                    continue
+                if self.memory is not None:
+                    needed = self.least_memory((pm, pn, pk))
+                    least = min(least, needed)
+                    if needed > self.memory:
+                        continue
+                cost = (_words(m, n, k, pm, pn, pk) + idle, pk, pn)
+                if best is None or cost < best:
+                    best, grid = cost, (pm, pn, pk)
+        if best is None:
+            raise self._too_small(int(least))
+        return grid
+
+    def _fits(self, pm: int, pn: int, pk: int) -> bool:
+        """Whether every rank of a grid has something to do."""
+        if self.blocks and (max(pm, pn, pk) > self.blocks or pk & (pk - 1)):
+            return False
+        return pm <= max(self.m, 1) and pn <= max(self.n, 1) and pk <= max(self.k, 1)
+
+    def _too_small(self, least: int) -> ValueError:
+        return ValueError(
+            f"memory {self.memory} is too small for a product of {self.m}x{self.k} by {self.k}x{self.n} on "
+            f"{ranks_text(self.size)}: it needs {least} bytes of workspace per rank"
+        )
+
+
+def lower_bound(m: int, n: int, k: int, size: int) -> float:
+    """The words of the three matrices that some rank must touch: Theorem 3 of arXiv 2205.13407.
+
+    >>> lower_bound(1000, 10, 10, 10), round(lower_bound(100, 100, 100, 8))
+    (2100.0, 7500)
+    """
+    small, middle, large = sorted((m, n, k))
+    if size * middle <= large:
+        return (large * middle + large * small) / size + middle * small
+    if size * small * small <= large * middle:
+        return large * middle / size + 2 * math.sqrt(large * middle * small * small / size)
+    return 3 * (m * n * k / size) ** (2 / 3)
+
+
+class Strips(NamedTuple):
+    """How many strips, along rows and along columns, the three faces of a block are cut into."""
+
+    a: tuple[int, int]  # along m, k
+    b: tuple[int, int]  # along k, n
+    c: tuple[int, int]  # along m, n
+
+
+@lru_cache(maxsize=1 << 16)
+def _strips(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> Strips:
+    """Strips of whole rows of `a` and `c`, and whole columns of `b`, but where there are too few to share evenly.
+
+    Strips of `a` along m and of `b` along n can be multiplied one by one, and need not be put together.
+    """
+    rows, columns, depth = -(-m // pm), -(-n // pn), -(-k // pk)
+    a = (pn, 1) if rows >= _ENOUGH * pn else _even(rows, depth, pn, shortest=True)
+    b = (pm, 1) if columns >= _ENOUGH * pm else _even(columns, depth, pm, shortest=True)
+    c = (pk, 1) if rows >= _ENOUGH * pk else _even(rows, columns, pk, shortest=False)
+    if m == 1 < n or n == 1 < m:  # a vector
+        c = (pk, 1) if n == 1 else (1, pk)
+    return Strips(a, (b[1], b[0]), c)
+
+
+def _even(first: int, second: int, parts: int, shortest: bool) -> tuple[int, int]:
+    """How to cut a face into strips: the shortest as long, or the longest as short as can be."""
+
+    def unfair(cut: tuple[int, ...]) -> tuple[int, int]:
+        p, q = cut
+        return -(first // p) * (second // q) if shortest else -(-first // p) * -(-second // q), q
+
+    p, q = min(factorisations(parts, 2), key=unfair)
+    return p, q
+
+
+def _words(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> int:
+    """What the busiest rank of a grid receives.
+
+    Blocks get no longer with their number, nor do strips along either axis, and a rank receives more the longer its
+    block is, the shorter its strips of the operands are and the longer that of the sums: it is one of the last of the
+    long or of the short blocks along m and n, and one of the first of them along k.
+    """
+    most, strips = 0, _strips(m, n, k, pm, pn, pk)
+    for i in _last(m % pm, pm, strips.b[1]):
+        rows = m // pm + (i < m % pm)
+        for j in _last(n % pn, pn, strips.a[1]):
+            columns = n // pn + (j < n % pn)
+            for t in {0, k % pk, min((k % pk // strips.c[1] + 1) * strips.c[1], pk - 1)}:
+                depth = k // pk + (t < k % pk)
+                a = rows * depth - _share(rows, depth, strips.a, j)
+                b = depth * columns - _share(depth, columns, strips.b, i)
+                most = max(most, a + b + (pk - 1) * _share(rows, columns, strips.c, t))
+    return most
+
+
+def _last(long: int, count: int, width: int) -> set[int]:
+    """Of the long blocks and of all, the last, and the last of the row of strips before."""
+    ends = {max(long - 1, 0), count - 1}
+    return ends | {max(end // width * width - 1, 0) for end in ends}
+
+
+def _share(first: int, second: int, strips: tuple[int, int], index: int) -> int:
+    """Words of one of the strips of a face."""
+    i, j = divmod(index, strips[1])
+    return (first // strips[0] + (i < first % strips[0])) * (second // strips[1] + (j < second % strips[1]))

@@ -1,0 +1,1 @@
+"""The program that multiplies two matrices. From Python, use `mpihpc.linalg`."""

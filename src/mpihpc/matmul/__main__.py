@@ -1,0 +1,21 @@
+"""The program: ``mpirun -n 8 python -m mpihpc.matmul``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from mpihpc.matmul.job import Result, run
+from mpihpc.matmul.options import Config, parse_args
+from mpihpc.programs import execute
+
+__all__ = ["Config", "Result", "main", "parse_args", "run"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    return execute("mpihpc.matmul", parse_args, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
