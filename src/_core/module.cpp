@@ -15,6 +15,7 @@
 
 #include "advance.hpp"
 #include "driver.hpp"
+#include "sums_module.hpp"
 #include "watchdog.hpp"
 
 namespace nb = nanobind;
@@ -570,4 +571,5 @@ TypeError, ValueError
     m.def("watchdog_job_bytes", &watchdog::job_bytes, "size"_a, "nodes"_a, "Size of the file that nodes share.");
     m.def("watchdog_signal", &watchdog::free_signal, "A signal that nobody handles, 0 if there is none.");
     m.def("has_openmp", &mpihpc::has_openmp, "Whether OpenMP was compiled in: without it one thread does all the work.");
+    bind_sums(m);
 }

@@ -1,0 +1,326 @@
+// Exact sums: the long accumulator, and how arrays of any strides get into it.
+#include "sums.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "driver.hpp"
+
+namespace mpihpc {
+namespace {
+
+using std::int64_t;
+using std::uint64_t;
+
+constexpr int64_t DIGIT = 0xFFFFFFFF;
+
+const SumKernels &kernels() {
+#if defined(MPIHPC_X86_ISAS)
+    const std::string name = isa();
+    if (name == "avx512") return avx512::sum_kernels();
+    if (name == "avx2") return avx2::sum_kernels();
+#endif
+    return baseline::sum_kernels();
+}
+
+int64_t field_of(double x) {
+    uint64_t bits;
+    std::memcpy(&bits, &x, sizeof x);
+    return int64_t(bits >> 52 & 2047);
+}
+
+// Numbers on their way into a sum, in blocks.
+class Blocks {
+public:
+    explicit Blocks(Exact &sum) : sum_(sum), use_(kernels()) {}
+    ~Blocks() { flush(reinterpret_cast<const char *>(buffer_)); }
+
+    template <class T>
+    void add(const char *x, int64_t n, int64_t stride) {
+        const bool dense = stride == int64_t(sizeof(T)) || n == 1;
+        while (n) {
+            if (sizeof(T) == 8 && dense && !filled_ && n >= SUM_BLOCK) {
+                block(reinterpret_cast<const double *>(x), SUM_BLOCK, x + SUM_BLOCK * 8);
+                x += SUM_BLOCK * 8, n -= SUM_BLOCK;
+                continue;
+            }
+            const int64_t count = room(n, x);
+            double *to = buffer_ + filled_;
+            if (!dense)
+                for (int64_t i = 0; i < count; ++i) to[i] = double(*reinterpret_cast<const T *>(x + i * stride));
+            else if constexpr (sizeof(T) == 4) use_.widen(reinterpret_cast<const float *>(x), to, count);
+            else std::memcpy(to, x, std::size_t(count) * 8);
+            x += count * stride, n -= count, filled_ += count;
+        }
+    }
+
+    template <class T>
+    void add_products(const char *x, const char *y, int64_t n, int64_t x_stride, int64_t y_stride) {
+        const bool dense = n == 1 || (x_stride == int64_t(sizeof(T)) && y_stride == int64_t(sizeof(T)));
+        while (n) {
+            const int64_t count = room(n, x);
+            double *to = buffer_ + filled_;
+            if (!dense)
+                for (int64_t i = 0; i < count; ++i)
+                    to[i] = double(*reinterpret_cast<const T *>(x + i * x_stride)) *
+                            double(*reinterpret_cast<const T *>(y + i * y_stride));
+            else if constexpr (sizeof(T) == 4)
+                use_.multiply_floats(reinterpret_cast<const float *>(x), reinterpret_cast<const float *>(y), to, count);
+            else use_.multiply(reinterpret_cast<const double *>(x), reinterpret_cast<const double *>(y), to, count);
+            x += count * x_stride, y += count * y_stride, n -= count, filled_ += count;
+        }
+    }
+
+private:
+    // `next` is what will be read after the block that may have to go now: it comes into the cache meanwhile.
+    int64_t room(int64_t n, const char *next) {
+        if (filled_ == SUM_BLOCK) flush(next);
+        return std::min(n, SUM_BLOCK - filled_);
+    }
+
+    void flush(const char *next) {
+        int64_t n = filled_;
+        while (n % SUM_PAD) buffer_[n++] = 0;
+        if (n) block(buffer_, n, next);
+        filled_ = 0;
+    }
+
+    void block(const double *x, int64_t n, const char *ahead) {
+        const int64_t field = field_of(use_.largest(x, n));
+        if (field <= MOST_FIELD)
+            for (int levels = levels_; levels <= SUM_LEVELS; ++levels) {
+                int64_t part[SUM_LEVELS];
+                if (!use_.extract(x, n, field, levels, part, ahead)) continue;
+                for (int k = 0; k < levels; ++k) sum_.add(part[k], int(level_field(field, k) - 1));
+                // What one block needed, the next ones may need: 16 of them begin with so many levels.
+                if (levels > levels_) levels_ = levels, left_ = 16;
+                else if (levels_ > 1 && !--left_) --levels_, left_ = 16;
+                return;
+            }
+        for (int64_t i = 0; i < n; ++i) sum_.add(x[i]);
+    }
+
+    Exact &sum_;
+    const SumKernels &use_;
+    int levels_ = 1, left_ = 16;
+    int64_t filled_ = 0;
+    alignas(64) double buffer_[SUM_BLOCK];
+};
+
+// Calls row(x, y, n, stride of x, stride of y) for the rows of one array, or of two of the same shape; as few and long
+// ones as the strides allow.
+template <class Row>
+void each_row(const Cells &x, const Cells &y, Row row) {
+    std::vector<int64_t> shape, sx, sy;
+    for (int d = 0; d < x.ndim; ++d) {
+        if (x.shape[d] == 0) return;
+        if (x.shape[d] == 1) continue;
+        if (!shape.empty() && sx.back() == x.shape[d] * x.stride[d] && sy.back() == y.shape[d] * y.stride[d]) {
+            shape.back() *= x.shape[d], sx.back() = x.stride[d], sy.back() = y.stride[d];
+            continue;
+        }
+        shape.push_back(x.shape[d]), sx.push_back(x.stride[d]), sy.push_back(y.stride[d]);
+    }
+    if (shape.empty()) return row(x.data, y.data, int64_t(1), int64_t(0), int64_t(0));
+    const std::size_t last = shape.size() - 1;
+    std::vector<int64_t> at(last, 0);
+    const char *px = x.data, *py = y.data;
+    for (;;) {
+        row(px, py, shape[last], sx[last], sy[last]);
+        std::size_t d = last;
+        while (d > 0) {
+            --d;
+            px += sx[d], py += sy[d];
+            if (++at[d] < shape[d]) break;
+            px -= sx[d] * shape[d], py -= sy[d] * shape[d];
+            at[d] = 0;
+            if (d == 0) return;
+        }
+        if (last == 0) return;
+    }
+}
+
+// Nonzero numbers that add up to the sum exactly, the first one the sum rounded.
+std::vector<double> expansion(Exact &sum) {
+    std::vector<double> terms{sum.round(true)};
+    if (!sum.finite()) return terms;
+    for (double last = terms[0]; last != 0;) {
+        sum.add(-last);
+        last = sum.round(true);
+        if (last != 0) terms.push_back(last);
+    }
+    return terms;
+}
+
+}  // namespace
+
+Exact::Exact(const int64_t *words) { std::copy(words, words + WORDS, word_); }
+
+void Exact::save(int64_t *words) {
+    normalise();
+    std::copy(word_, word_ + WORDS, words);
+}
+
+void Exact::add(int64_t n, int place) {
+    const __int128 wide = __int128(n) << (place & 31);
+    int64_t *limb = word_ + (place >> 5);
+    limb[0] += int64_t(wide) & DIGIT;
+    limb[1] += int64_t(wide >> 32) & DIGIT;
+    limb[2] += int64_t(wide >> 64);
+    if (++pending_ >> 30) normalise();
+}
+
+void Exact::add(double x) {
+    uint64_t bits;
+    std::memcpy(&bits, &x, sizeof x);
+    const int field = int(bits >> 52 & 2047);
+    int64_t mantissa = int64_t(bits & ((uint64_t(1) << 52) - 1));
+    if (field == 2047) {
+        word_[mantissa ? NANS : x > 0 ? PLUS : MINUS] = 1;
+        return;
+    }
+    if (field) mantissa |= int64_t(1) << 52;
+    add(x < 0 ? -mantissa : mantissa, std::max(field, 1) - 1);
+}
+
+// Carries: all limbs but the last into 0 to 2^32 - 1. The last one has the sign.
+void Exact::normalise() {
+    int64_t carry = 0;
+    for (int i = 0; i < LIMBS - 1; ++i) {
+        carry += word_[i];
+        word_[i] = carry & DIGIT;
+        carry >>= 32;
+    }
+    word_[LIMBS - 1] += carry;
+    for (int i = LIMBS; i < WORDS; ++i) word_[i] = word_[i] != 0;
+    pending_ = 0;
+}
+
+// To nearest, ties to even.
+double Exact::round(bool clamped) {
+    constexpr double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+    if (word_[NANS] || (word_[PLUS] && word_[MINUS])) return nan;
+    if (word_[PLUS] || word_[MINUS]) return word_[PLUS] ? inf : -inf;
+    normalise();
+    const bool negative = word_[LIMBS - 1] < 0;
+    int64_t limb[LIMBS], carry = 0;
+    for (int i = 0; i < LIMBS; ++i) {
+        carry += negative ? -word_[i] : word_[i];
+        limb[i] = i < LIMBS - 1 ? carry & DIGIT : carry;
+        carry >>= 32;
+    }
+    int top = LIMBS - 1;
+    while (top >= 0 && !limb[top]) --top;
+    if (top < 0) return 0;
+    const int length = 32 * top + 64 - __builtin_clzll(uint64_t(limb[top]));  // bits
+    const int low = std::max(length - 53, 0);                                 // place of the last one that is kept
+    const auto bit = [&](int i) { return limb[i >> 5] >> (i & 31) & 1; };
+    int64_t kept = 0;
+    for (int i = length - 1; i >= low; --i) kept = kept << 1 | bit(i);
+    if (low) {
+        bool more = (limb[(low - 1) >> 5] & ((int64_t(1) << ((low - 1) & 31)) - 1)) != 0;
+        for (int i = 0; i < (low - 1) >> 5; ++i) more |= limb[i] != 0;
+        if (bit(low - 1) && (more || (kept & 1))) ++kept;
+    }
+    double x = std::ldexp(double(kept), low - 1074);
+    if (clamped) x = std::min(x, std::numeric_limits<double>::max());
+    return negative ? -x : x;
+}
+
+void add_all(Exact &sum, const Cells &x) {
+    Blocks blocks(sum);
+    each_row(x, x, [&](const char *p, const char *, int64_t n, int64_t stride, int64_t) {
+        if (x.single) blocks.add<float>(p, n, stride);
+        else blocks.add<double>(p, n, stride);
+    });
+}
+
+void add_products(Exact &sum, const Cells &x, const Cells &y) {
+    Blocks blocks(sum);
+    each_row(x, y, [&](const char *p, const char *q, int64_t n, int64_t p_stride, int64_t q_stride) {
+        if (x.single) blocks.add_products<float>(p, q, n, p_stride, q_stride);
+        else blocks.add_products<double>(p, q, n, p_stride, q_stride);
+    });
+}
+
+int64_t sum_columns(const Cells &x, double *out, int64_t terms) {
+    const SumKernels &use = kernels();
+    const int64_t rows = x.shape[0], columns = x.shape[1], down = x.stride[0], right = x.stride[1];
+    int64_t most = 1;
+    const auto put = [&](int64_t column, Exact &sum) {
+        if (terms == 1) {
+            out[column] = sum.round();
+            return;
+        }
+        const std::vector<double> all = expansion(sum);
+        most = std::max(most, int64_t(all.size()));
+        for (int64_t k = 0; k < terms; ++k) out[k * columns + column] = k < int64_t(all.size()) ? all[std::size_t(k)] : 0;
+    };
+
+    const int64_t size = x.single ? 4 : 8;
+    if (down == size && rows >= 64 && columns > 1) {  // long lines in memory: one by one
+        for (int64_t c = 0; c < columns; ++c) {
+            Exact sum;
+            add_all(sum, {x.data + c * right, x.single, 1, &rows, &down});
+            put(c, sum);
+        }
+        return most;
+    }
+
+    std::vector<double> tile(std::size_t(TILE_ROWS * TILE_COLUMNS));
+    std::vector<Exact> sums;
+    for (int64_t c0 = 0; c0 < columns; c0 += TILE_COLUMNS) {
+        const int64_t wide = std::min<int64_t>(TILE_COLUMNS, columns - c0);
+        sums.clear();
+        if (rows > TILE_ROWS) sums.resize(std::size_t(wide));
+        for (int64_t r0 = 0; r0 == 0 || r0 < rows; r0 += TILE_ROWS) {
+            const int64_t high = std::min<int64_t>(TILE_ROWS, rows - r0);
+            const char *from = x.data + r0 * down + c0 * right;
+            const auto gather = [&](auto one) {
+                using T = decltype(one);
+                const auto at = [&](int64_t r, int64_t c) {
+                    return double(*reinterpret_cast<const T *>(from + r * down + c * right));
+                };
+                if (std::abs(down) < std::abs(right)) {
+                    for (int64_t c = 0; c < wide; ++c)
+                        for (int64_t r = 0; r < high; ++r) tile[std::size_t(r * TILE_COLUMNS + c)] = at(r, c);
+                } else {
+                    for (int64_t r = 0; r < high; ++r)
+                        for (int64_t c = 0; c < wide; ++c) tile[std::size_t(r * TILE_COLUMNS + c)] = at(r, c);
+                }
+            };
+            if (x.single) gather(float());
+            else gather(double());
+            alignas(64) double part[TILE_LEVELS][TILE_COLUMNS];
+            alignas(64) uint64_t field[TILE_COLUMNS], rest[TILE_COLUMNS];
+            use.columns(tile.data(), high, part, field, rest);
+            for (int64_t c = 0; c < wide; ++c) {
+                if (sums.empty() && !rest[c] && part[2][c] == 0) {  // two parts, and so two terms (Knuth's TwoSum)
+                    const double a = part[0][c], b = part[1][c], sum = a + b, bb = sum - a;
+                    const double error = (a - (sum - bb)) + (b - bb);
+                    out[c0 + c] = sum;
+                    if (terms > 1) {
+                        out[columns + c0 + c] = error;
+                        for (int64_t k = 2; k < terms; ++k) out[k * columns + c0 + c] = 0;
+                    }
+                    most = std::max<int64_t>(most, 1 + (error != 0));
+                    continue;
+                }
+                Exact alone;
+                Exact &sum = sums.empty() ? alone : sums[std::size_t(c)];
+                if (rest[c])
+                    for (int64_t r = 0; r < high; ++r) sum.add(tile[std::size_t(r * TILE_COLUMNS + c)]);
+                else
+                    for (const auto &level : part) sum.add(level[c]);
+                if (sums.empty()) put(c0 + c, sum);
+            }
+        }
+        for (std::size_t c = 0; c < sums.size(); ++c) put(c0 + int64_t(c), sums[c]);
+    }
+    return most;
+}
+
+}  // namespace mpihpc
