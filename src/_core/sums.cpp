@@ -143,6 +143,22 @@ void each_row(const Cells &x, const Cells &y, Row row) {
     }
 }
 
+int64_t size(const Cells &x) {
+    int64_t n = 1;
+    for (int d = 0; d < x.ndim; ++d) n *= x.shape[d];
+    return n;
+}
+
+// Where the cell with this index in C order lies.
+int64_t offset(const Cells &x, int64_t index) {
+    int64_t bytes = 0;
+    for (int d = x.ndim - 1; d >= 0; --d) {
+        bytes += index % x.shape[d] * x.stride[d];
+        index /= x.shape[d];
+    }
+    return bytes;
+}
+
 // Nonzero numbers that add up to the sum exactly, the first one the sum rounded.
 std::vector<double> expansion(Exact &sum) {
     std::vector<double> terms{sum.round(true)};
@@ -246,9 +262,11 @@ void add_products(Exact &sum, const Cells &x, const Cells &y) {
     });
 }
 
-int64_t sum_columns(const Cells &x, double *out, int64_t terms) {
+int64_t sum_columns(const Cells &x, int lead, double *out, int64_t terms) {
     const SumKernels &use = kernels();
-    const int64_t rows = x.shape[0], columns = x.shape[1], down = x.stride[0], right = x.stride[1];
+    const Cells down{x.data, x.single, lead, x.shape, x.stride};
+    const Cells right{x.data, x.single, x.ndim - lead, x.shape + lead, x.stride + lead};
+    const int64_t rows = size(down), columns = size(right), bytes = x.single ? 4 : 8;
     int64_t most = 1;
     const auto put = [&](int64_t column, Exact &sum) {
         if (terms == 1) {
@@ -260,16 +278,16 @@ int64_t sum_columns(const Cells &x, double *out, int64_t terms) {
         for (int64_t k = 0; k < terms; ++k) out[k * columns + column] = k < int64_t(all.size()) ? all[std::size_t(k)] : 0;
     };
 
-    const int64_t size = x.single ? 4 : 8;
-    if (down == size && rows >= 64 && columns > 1) {  // long lines in memory: one by one
+    if (lead && x.stride[lead - 1] == bytes && x.shape[lead - 1] >= 64) {  // long lines in memory: one by one
         for (int64_t c = 0; c < columns; ++c) {
             Exact sum;
-            add_all(sum, {x.data + c * right, x.single, 1, &rows, &down});
+            add_all(sum, {x.data + offset(right, c), x.single, lead, x.shape, x.stride});
             put(c, sum);
         }
         return most;
     }
 
+    const bool by_column = lead && x.ndim > lead && std::abs(x.stride[lead - 1]) < std::abs(x.stride[x.ndim - 1]);
     std::vector<double> tile(std::size_t(TILE_ROWS * TILE_COLUMNS));
     std::vector<Exact> sums;
     for (int64_t c0 = 0; c0 < columns; c0 += TILE_COLUMNS) {
@@ -278,15 +296,23 @@ int64_t sum_columns(const Cells &x, double *out, int64_t terms) {
         if (rows > TILE_ROWS) sums.resize(std::size_t(wide));
         for (int64_t r0 = 0; r0 == 0 || r0 < rows; r0 += TILE_ROWS) {
             const int64_t high = std::min<int64_t>(TILE_ROWS, rows - r0);
-            const char *from = x.data + r0 * down + c0 * right;
+            int64_t across[TILE_COLUMNS], along[TILE_ROWS];
+            for (int64_t c = 0; c < wide; ++c) across[c] = offset(right, c0 + c);
+            for (int64_t r = 0; r < high; ++r) along[r] = offset(down, r0 + r);
+            const bool dense = across[wide - 1] - across[0] == (wide - 1) * bytes && x.stride[x.ndim - 1] == bytes;
             const auto gather = [&](auto one) {
                 using T = decltype(one);
                 const auto at = [&](int64_t r, int64_t c) {
-                    return double(*reinterpret_cast<const T *>(from + r * down + c * right));
+                    return double(*reinterpret_cast<const T *>(x.data + along[r] + across[c]));
                 };
-                if (std::abs(down) < std::abs(right)) {
+                if (by_column) {
                     for (int64_t c = 0; c < wide; ++c)
                         for (int64_t r = 0; r < high; ++r) tile[std::size_t(r * TILE_COLUMNS + c)] = at(r, c);
+                } else if (dense) {
+                    for (int64_t r = 0; r < high; ++r) {
+                        const T *from = reinterpret_cast<const T *>(x.data + along[r] + across[0]);
+                        for (int64_t c = 0; c < wide; ++c) tile[std::size_t(r * TILE_COLUMNS + c)] = double(from[c]);
+                    }
                 } else {
                     for (int64_t r = 0; r < high; ++r)
                         for (int64_t c = 0; c < wide; ++c) tile[std::size_t(r * TILE_COLUMNS + c)] = at(r, c);

@@ -91,9 +91,10 @@ void add_all(Exact &sum, const Cells &x);
 // The products, each rounded to a double.
 void add_products(Exact &sum, const Cells &x, const Cells &y);
 
-// The sum of each column of x, (rows, columns), in `terms` rows of `columns` doubles each. One term: the sum, rounded.
-// More: numbers that add up to it exactly, the first one the sum rounded (or the largest double), the others
-// filled up with zeros. Returns how many terms there would have to be.
-std::int64_t sum_columns(const Cells &x, double *out, std::int64_t terms);
+// The sum of each column of x, whose first `lead` axes are its rows and the others its columns, both in C order, in
+// `terms` rows of as many doubles as there are columns. One term: the sum, rounded. More: numbers that add up to it
+// exactly, the first one the sum rounded (or the largest double), the others filled up with zeros. Returns how many terms
+// there would have to be.
+std::int64_t sum_columns(const Cells &x, int lead, double *out, std::int64_t terms);
 
 }  // namespace mpihpc

@@ -26,7 +26,8 @@ public:
             PyErr_Clear();
             throw nb::type_error((string(name) + " is not an array of numbers" + (writable ? " to write to" : "")).c_str());
         }
-        const string format = view.format ? view.format : "B";
+        string format = view.format ? view.format : "B";
+        if (format[0] == '=' || format[0] == '@') format = format.substr(1);
         letter = format.size() == 1 ? format[0] : '?';
         const bool known = writable ? letter == (name[0] == 's' ? 'l' : 'd') : letter == 'f' || letter == 'd';
         bool aligned = reinterpret_cast<std::uintptr_t>(view.buf) % std::uintptr_t(view.itemsize) == 0;
@@ -114,22 +115,28 @@ state : int64 array of SUM_WORDS words
 
     m.def(
         "sum_columns",
-        [](nb::handle x_, nb::handle out_) {
+        [](nb::handle x_, int lead, nb::handle out_) {
             const Buffer x(x_, "x", false), out(out_, "out", true);
-            if (x.shape.size() != 2 || out.shape.size() != 2 || out.shape[1] != x.shape[1] || out.shape[0] < 1)
-                throw nb::value_error("x must have 2 axes, (rows, columns), and out (terms, columns), at least 1 term");
+            if (lead < 0 || lead > x.view.ndim || x.view.ndim < 1)
+                throw nb::value_error("x must have at least 1 axis, and lead be 0 to the number of its axes");
+            int64_t columns = 1;
+            for (int d = lead; d < x.view.ndim; ++d) columns *= x.shape[std::size_t(d)];
+            if (out.shape.size() != 2 || out.shape[1] != columns || out.shape[0] < 1)
+                throw nb::value_error(("out must have shape (terms, " + str(columns) + "), and at least 1 term").c_str());
             nb::gil_scoped_release nogil;
-            return mpihpc::sum_columns(x.cells(), static_cast<double *>(out.view.buf), out.shape[0]);
+            return mpihpc::sum_columns(x.cells(), lead, static_cast<double *>(out.view.buf), out.shape[0]);
         },
-        "x"_a, "out"_a,
-        R"(The sum of each column.
+        "x"_a, "lead"_a, "out"_a,
+        R"(The sums over the first axes of an array.
 
 Parameters
 ----------
-x : (rows, columns) float32 or float64 array, any strides
+x : float32 or float64 array, any strides
+lead : int
+    So many axes are summed over.
 out : (terms, columns) float64 array, contiguous
-    With one term: the sum, rounded. With more: numbers that add up to the sum exactly, the first one the rounded sum
-    (or the largest float64 instead of an infinite one), zeros at the end.
+    A column for each cell of the other axes, in C order. With one term: the sum, rounded. With more: numbers that add up
+    to the sum exactly, the first one the rounded sum (or the largest float64 instead of an infinite one), zeros at the end.
 
 Returns
 -------

@@ -6,6 +6,23 @@ from mpihpc.core.decomposition import Box, Decomposition
 from mpihpc.core.failure import agree, install_hook
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
+from mpihpc.reductions import (
+    all,
+    any,
+    argmax,
+    argmin,
+    count_nonzero,
+    dot,
+    max,
+    mean,
+    min,
+    norm,
+    prod,
+    std,
+    sum,
+    var,
+    vecdot,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -15,15 +32,30 @@ __all__ = [
     "Topology",
     "Transfer",
     "agree",
+    "all",
+    "any",
+    "argmax",
+    "argmin",
     "asarray",
+    "count_nonzero",
+    "dot",
     "empty",
     "from_local",
     "fromfunction",
     "full",
     "io",
+    "max",
+    "mean",
+    "min",
     "ndimage",
+    "norm",
     "ones",
+    "prod",
+    "std",
     "stencil",
+    "sum",
+    "var",
+    "vecdot",
     "zeros",
 ]
 
