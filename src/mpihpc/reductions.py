@@ -161,7 +161,7 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
         As `sum`; real.
     """
     along = _Along(a, axis, keepdims, lambda: np.linalg.norm(np.zeros(1, a.dtype)).dtype)
-    kind = np.promote_types(a.dtype, "f4")
+    kind = np.promote_types(a.dtype if a.dtype.kind in "fc" else "f8", "f4")
 
     if reproducible:
         total = along.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]])
@@ -354,7 +354,8 @@ class _Along:
         numbers = found.view(float).reshape(*found.shape, most)
         # The numbers of all ranks along the reduced axes, one after the other.
         front = np.moveaxis(numbers, (-1, *self.axes), range(1 + len(self.axes)))
-        return front.reshape(-1, *(1 if d in self.axes else n for d, n in enumerate(found.shape)))
+        here = (1 if d in self.axes else n for d, n in enumerate(found.shape))
+        return front.reshape(most * math.prod(self.counts), *here)
 
     def gather(self, partial: NDArray[Any]) -> NDArray[Any]:
         """All partial results along the reduced axes, for this rank's part of the result. Collective."""
