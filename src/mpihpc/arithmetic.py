@@ -114,7 +114,8 @@ class Arithmetic(NDArrayOperatorsMixin):
         if where is not True:
             for x, new in moved:  # what is not computed stays
                 np.copyto(new.local, local_part(x, frame), casting="unsafe")
-        ufunc(*local, out=tuple(x.local for x in results), where=chosen, **options)
+        with agree(topology.private):  # values may be refused too, such as negative powers of integers
+            ufunc(*local, out=tuple(x.local for x in results), where=chosen, **options)
         for x, new in moved:
             np.copyto(x.local, local_part(new, x), casting="unsafe")
         given = [new if x is None else x for x, new in zip(outs, results, strict=True)]
