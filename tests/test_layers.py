@@ -10,7 +10,7 @@ FLOORS = [
     ("geometry", ["core.decomposition", "core.projection", "core.topology"]),
     ("movement", ["core.transfer", "core.halo"]),
     ("array", ["array", "arithmetic", "dtypes", "exact", "reductions"]),
-    ("user modules", ["io", "stencil", "ndimage"]),
+    ("user modules", ["io", "stencil", "ndimage", "chunks"]),
     (
         "programs",
         [

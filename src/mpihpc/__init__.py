@@ -2,6 +2,7 @@
 
 from mpihpc import io, ndimage, stencil
 from mpihpc.array import DistArray, asarray, empty, from_local, fromfunction, full, ones, zeros
+from mpihpc.chunks import from_chunks, map_blocks, map_reduce
 from mpihpc.core.decomposition import Box, Decomposition
 from mpihpc.core.failure import agree, install_hook
 from mpihpc.core.topology import Topology
@@ -40,10 +41,13 @@ __all__ = [
     "count_nonzero",
     "dot",
     "empty",
+    "from_chunks",
     "from_local",
     "fromfunction",
     "full",
     "io",
+    "map_blocks",
+    "map_reduce",
     "max",
     "mean",
     "min",
