@@ -144,6 +144,7 @@ def map_reduce(
         with agree(topology.private):
             for piece in pieces:
                 values.append(func(piece))
+                del piece  # before the next one is read
                 tick()
 
     if not is_distributed(source):
