@@ -35,7 +35,8 @@ int64_t field_of(double x) {
 // Numbers on their way into a sum, in blocks.
 class Blocks {
 public:
-    explicit Blocks(Exact &sum) : sum_(sum), use_(kernels()) {}
+    // `levels`: what most blocks are likely to need, at least.
+    Blocks(Exact &sum, int levels) : sum_(sum), use_(kernels()), least_(levels), levels_(levels) {}
     ~Blocks() { flush(reinterpret_cast<const char *>(buffer_)); }
 
     template <class T>
@@ -49,7 +50,8 @@ public:
             }
             const int64_t count = room(n, x);
             double *to = buffer_ + filled_;
-            if (!dense)
+            if (sizeof(T) == 8 && stride == 16) use_.every_second(reinterpret_cast<const double *>(x), to, count);
+            else if (!dense)
                 for (int64_t i = 0; i < count; ++i) to[i] = double(*reinterpret_cast<const T *>(x + i * stride));
             else if constexpr (sizeof(T) == 4) use_.widen(reinterpret_cast<const float *>(x), to, count);
             else std::memcpy(to, x, std::size_t(count) * 8);
@@ -97,7 +99,7 @@ private:
                 for (int k = 0; k < levels; ++k) sum_.add(part[k], int(level_field(field, k) - 1));
                 // What one block needed, the next ones may need: 16 of them begin with so many levels.
                 if (levels > levels_) levels_ = levels, left_ = 16;
-                else if (levels_ > 1 && !--left_) --levels_, left_ = 16;
+                else if (levels_ > least_ && !--left_) --levels_, left_ = 16;
                 return;
             }
         for (int64_t i = 0; i < n; ++i) sum_.add(x[i]);
@@ -105,7 +107,8 @@ private:
 
     Exact &sum_;
     const SumKernels &use_;
-    int levels_ = 1, left_ = 16;
+    const int least_;
+    int levels_, left_ = 16;
     int64_t filled_ = 0;
     alignas(64) double buffer_[SUM_BLOCK];
 };
@@ -247,7 +250,7 @@ double Exact::round(bool clamped) {
 }
 
 void add_all(Exact &sum, const Cells &x) {
-    Blocks blocks(sum);
+    Blocks blocks(sum, x.single ? 1 : 2);
     each_row(x, x, [&](const char *p, const char *, int64_t n, int64_t stride, int64_t) {
         if (x.single) blocks.add<float>(p, n, stride);
         else blocks.add<double>(p, n, stride);
@@ -255,7 +258,7 @@ void add_all(Exact &sum, const Cells &x) {
 }
 
 void add_products(Exact &sum, const Cells &x, const Cells &y) {
-    Blocks blocks(sum);
+    Blocks blocks(sum, 2);
     each_row(x, y, [&](const char *p, const char *q, int64_t n, int64_t p_stride, int64_t q_stride) {
         if (x.single) blocks.add_products<float>(p, q, n, p_stride, q_stride);
         else blocks.add_products<double>(p, q, n, p_stride, q_stride);
@@ -278,7 +281,7 @@ int64_t sum_columns(const Cells &x, int lead, double *out, int64_t terms) {
         for (int64_t k = 0; k < terms; ++k) out[k * columns + column] = k < int64_t(all.size()) ? all[std::size_t(k)] : 0;
     };
 
-    if (lead && x.stride[lead - 1] == bytes && x.shape[lead - 1] >= 64) {  // long lines in memory: one by one
+    if (lead && x.stride[lead - 1] == bytes && x.shape[lead - 1] >= 512) {  // long lines in memory: one by one
         for (int64_t c = 0; c < columns; ++c) {
             Exact sum;
             add_all(sum, {x.data + offset(right, c), x.single, lead, x.shape, x.stride});
@@ -288,63 +291,76 @@ int64_t sum_columns(const Cells &x, int lead, double *out, int64_t terms) {
     }
 
     const bool by_column = lead && x.ndim > lead && std::abs(x.stride[lead - 1]) < std::abs(x.stride[x.ndim - 1]);
-    std::vector<double> tile(std::size_t(TILE_ROWS * TILE_COLUMNS));
-    std::vector<Exact> sums;
-    for (int64_t c0 = 0; c0 < columns; c0 += TILE_COLUMNS) {
-        const int64_t wide = std::min<int64_t>(TILE_COLUMNS, columns - c0);
-        sums.clear();
-        if (rows > TILE_ROWS) sums.resize(std::size_t(wide));
+    constexpr int64_t wide = TILE_COLUMNS;
+    alignas(64) double part[TILE_LEVELS][wide];
+    uint64_t rest[wide];
+    std::vector<double> tile(std::size_t(TILE_ROWS * wide)), parts(tile.size());
+    for (int64_t c0 = 0; c0 < columns; c0 += wide) {
+        const int64_t here = std::min(wide, columns - c0);
+        int64_t across[wide], along[TILE_ROWS];
+        for (int64_t c = 0; c < here; ++c) across[c] = offset(right, c0 + c);
+        const bool dense = across[here - 1] - across[0] == (here - 1) * bytes && x.stride[x.ndim - 1] == bytes;
+        uint64_t left[wide] = {};  // not zero: a column needs more levels than a tile has
+        int64_t filled = 0;        // rows of `parts`
+        const auto fold = [&](const double *from, int64_t n, int64_t stride) {
+            use.columns(from, n, stride, part, rest);
+            for (int64_t c = 0; c < here; ++c) left[c] |= rest[c];
+        };
         for (int64_t r0 = 0; r0 == 0 || r0 < rows; r0 += TILE_ROWS) {
             const int64_t high = std::min<int64_t>(TILE_ROWS, rows - r0);
-            int64_t across[TILE_COLUMNS], along[TILE_ROWS];
-            for (int64_t c = 0; c < wide; ++c) across[c] = offset(right, c0 + c);
             for (int64_t r = 0; r < high; ++r) along[r] = offset(down, r0 + r);
-            const bool dense = across[wide - 1] - across[0] == (wide - 1) * bytes && x.stride[x.ndim - 1] == bytes;
             const auto gather = [&](auto one) {
                 using T = decltype(one);
                 const auto at = [&](int64_t r, int64_t c) {
                     return double(*reinterpret_cast<const T *>(x.data + along[r] + across[c]));
                 };
-                if (by_column) {
-                    for (int64_t c = 0; c < wide; ++c)
-                        for (int64_t r = 0; r < high; ++r) tile[std::size_t(r * TILE_COLUMNS + c)] = at(r, c);
+                if (by_column) {  // as many rows at a time as lie in a cache line
+                    for (int64_t r = 0; r < high; r += 8)
+                        for (int64_t c = 0; c < here; ++c)
+                            for (int64_t k = r; k < std::min(r + 8, high); ++k) tile[std::size_t(k * wide + c)] = at(k, c);
                 } else if (dense) {
                     for (int64_t r = 0; r < high; ++r) {
                         const T *from = reinterpret_cast<const T *>(x.data + along[r] + across[0]);
-                        for (int64_t c = 0; c < wide; ++c) tile[std::size_t(r * TILE_COLUMNS + c)] = double(from[c]);
+                        for (int64_t c = 0; c < here; ++c) tile[std::size_t(r * wide + c)] = double(from[c]);
                     }
                 } else {
                     for (int64_t r = 0; r < high; ++r)
-                        for (int64_t c = 0; c < wide; ++c) tile[std::size_t(r * TILE_COLUMNS + c)] = at(r, c);
+                        for (int64_t c = 0; c < here; ++c) tile[std::size_t(r * wide + c)] = at(r, c);
                 }
             };
-            if (x.single) gather(float());
-            else gather(double());
-            alignas(64) double part[TILE_LEVELS][TILE_COLUMNS];
-            alignas(64) uint64_t field[TILE_COLUMNS], rest[TILE_COLUMNS];
-            use.columns(tile.data(), high, part, field, rest);
-            for (int64_t c = 0; c < wide; ++c) {
-                if (sums.empty() && !rest[c] && part[2][c] == 0) {  // two parts, and so two terms (Knuth's TwoSum)
-                    const double a = part[0][c], b = part[1][c], sum = a + b, bb = sum - a;
-                    const double error = (a - (sum - bb)) + (b - bb);
-                    out[c0 + c] = sum;
-                    if (terms > 1) {
-                        out[columns + c0 + c] = error;
-                        for (int64_t k = 2; k < terms; ++k) out[k * columns + c0 + c] = 0;
-                    }
-                    most = std::max<int64_t>(most, 1 + (error != 0));
-                    continue;
-                }
-                Exact alone;
-                Exact &sum = sums.empty() ? alone : sums[std::size_t(c)];
-                if (rest[c])
-                    for (int64_t r = 0; r < high; ++r) sum.add(tile[std::size_t(r * TILE_COLUMNS + c)]);
-                else
-                    for (const auto &level : part) sum.add(level[c]);
-                if (sums.empty()) put(c0 + c, sum);
+            if (!x.single && dense && lead == 1 && here == wide && high > 0) {
+                fold(reinterpret_cast<const double *>(x.data + along[0] + across[0]), high, down.stride[0] / 8);
+            } else {
+                if (x.single) gather(float());
+                else gather(double());
+                fold(tile.data(), high, wide);
+            }
+            if (rows <= TILE_ROWS) break;
+            // The parts of each tile are numbers to be summed in their turn.
+            std::memcpy(&parts[std::size_t(filled * wide)], part, sizeof part);
+            filled += TILE_LEVELS;
+            if (filled + TILE_LEVELS > TILE_ROWS || r0 + TILE_ROWS >= rows) {
+                fold(parts.data(), filled, wide);
+                std::memcpy(parts.data(), part, sizeof part);
+                filled = TILE_LEVELS;
             }
         }
-        for (std::size_t c = 0; c < sums.size(); ++c) put(c0 + int64_t(c), sums[c]);
+        for (int64_t c = 0; c < here; ++c) {
+            if (left[c] || part[2][c] != 0) {
+                Exact sum;
+                if (left[c]) add_all(sum, {x.data + across[c], x.single, lead, x.shape, x.stride});
+                else
+                    for (const auto &level : part) sum.add(level[c]);
+                put(c0 + c, sum);
+                continue;
+            }
+            // Two parts, and so two terms (Knuth's TwoSum).
+            const double a = part[0][c], b = part[1][c], sum = a + b, bb = sum - a;
+            const double error = (a - (sum - bb)) + (b - bb);
+            out[c0 + c] = sum;
+            for (int64_t k = 1; k < terms; ++k) out[k * columns + c0 + c] = k == 1 ? error : 0;
+            if (terms > 1) most = std::max<int64_t>(most, 1 + (error != 0));
+        }
     }
     return most;
 }

@@ -27,7 +27,7 @@ namespace mpihpc {
 constexpr std::int64_t SUM_BLOCK = 2048;  // numbers, at most
 constexpr std::int64_t SUM_PAD = 32;      // blocks are multiples of this, filled up with zeros
 constexpr int SUM_LEVELS = 4;             // the most
-constexpr int TILE_COLUMNS = 64, TILE_ROWS = 128, TILE_LEVELS = 3;
+constexpr int TILE_COLUMNS = 128, TILE_ROWS = 64, TILE_LEVELS = 3;
 
 // The exponent field of the s of a level, where the largest |x| has the exponent field `largest`: below
 // 2^(largest - 1022), so u = largest - 1022 - 42 - 43 * level. The least s has the unit 2^-1074: no double is finer.
@@ -45,10 +45,12 @@ struct SumKernels {
     bool (*extract)(const double *x, std::int64_t n, std::int64_t field, int levels, std::int64_t *part,
                     const char *ahead);
     void (*widen)(const float *x, double *out, std::int64_t n);
+    void (*every_second)(const double *x, double *out, std::int64_t n);  // x[0], x[2], ...
     void (*multiply)(const double *x, const double *y, double *out, std::int64_t n);
     void (*multiply_floats)(const float *x, const float *y, double *out, std::int64_t n);
-    // The same for each column of a tile of `rows` rows. What is left over is not zero in `rest`.
-    void (*columns)(const double *tile, std::int64_t rows, double (*part)[TILE_COLUMNS], std::uint64_t *field,
+    // The same for each column of a tile of `rows` rows, `stride` numbers apart. The sum of a column is that of its parts
+    // where `rest` is 0.
+    void (*columns)(const double *tile, std::int64_t rows, std::int64_t stride, double (*part)[TILE_COLUMNS],
                     std::uint64_t *rest);
 };
 

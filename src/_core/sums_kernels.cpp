@@ -93,6 +93,10 @@ void widen(const float *x, double *out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = double(x[i]);
 }
 
+void every_second(const double *x, double *out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) out[i] = x[2 * i];
+}
+
 void multiply(const double *x, const double *y, double *out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = x[i] * y[i];
 }
@@ -101,15 +105,16 @@ void multiply_floats(const float *x, const float *y, double *out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = double(x[i]) * double(y[i]);
 }
 
-void columns(const double *tile, int64_t rows, double (*part)[TILE_COLUMNS], uint64_t *field, uint64_t *rest) {
+void columns(const double *tile, int64_t rows, int64_t stride, double (*part)[TILE_COLUMNS], uint64_t *rest) {
     constexpr int WAYS = 2;
+    Vec most[TILE_COLUMNS / LANES] = {};
+    for (int64_t i = 0; i < rows; ++i)  // row by row, as memory likes to be read
+        for (int v = 0; v < TILE_COLUMNS / LANES; ++v) most[v] = larger(load(tile + i * stride + v * LANES), most[v]);
     for (int c = 0; c < TILE_COLUMNS; c += WAYS * LANES) {
-        Vec most[WAYS] = {}, s[TILE_LEVELS][WAYS], first[TILE_LEVELS][WAYS];
+        Vec s[TILE_LEVELS][WAYS], first[TILE_LEVELS][WAYS];
         Bits left[WAYS] = {}, top[WAYS];
-        for (int64_t i = 0; i < rows; ++i)
-            for (int w = 0; w < WAYS; ++w) most[w] = larger(load(tile + i * TILE_COLUMNS + c + w * LANES), most[w]);
         for (int w = 0; w < WAYS; ++w) {
-            top[w] = Bits(most[w]) >> 52;
+            top[w] = Bits(most[c / LANES + w]) >> 52;
             for (int k = 0; k < TILE_LEVELS; ++k) {
                 Mask f = Mask(top[w]) + level_field(1 << 20, k) - (1 << 20);
                 f = f < 1 ? Mask{} + 1 : f;
@@ -118,7 +123,7 @@ void columns(const double *tile, int64_t rows, double (*part)[TILE_COLUMNS], uin
         }
         for (int64_t i = 0; i < rows; ++i)
             for (int w = 0; w < WAYS; ++w) {
-                Vec r = load(tile + i * TILE_COLUMNS + c + w * LANES);
+                Vec r = load(tile + i * stride + c + w * LANES);
                 for (int k = 0; k < TILE_LEVELS; ++k) {
                     const Vec next = s[k][w] + r;
                     r -= next - s[k][w];
@@ -134,7 +139,6 @@ void columns(const double *tile, int64_t rows, double (*part)[TILE_COLUMNS], uin
                 const Vec sum = s[k][w] - first[k][w];
                 __builtin_memcpy(part[k] + at, &sum, sizeof sum);
             }
-            __builtin_memcpy(field + at, &top[w], sizeof(Bits));
             __builtin_memcpy(rest + at, &left[w], sizeof(Bits));
         }
     }
@@ -143,7 +147,7 @@ void columns(const double *tile, int64_t rows, double (*part)[TILE_COLUMNS], uin
 }  // namespace
 
 const SumKernels &sum_kernels() {
-    static constexpr SumKernels all{largest, extract, widen, multiply, multiply_floats, columns};
+    static constexpr SumKernels all{largest, extract, widen, every_second, multiply, multiply_floats, columns};
     return all;
 }
 

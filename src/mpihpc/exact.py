@@ -9,6 +9,7 @@ a cache, not for the whole block at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ Index = tuple[slice, ...]
 Terms = Callable[[Index], list[list[Any]]]
 
 _PIECE = 1 << 15  # cells
-_ROWS = 64  # of a piece, along each reduced axis
+_ROWS = 64  # of a piece, at least, along the reduced axes
 
 
 def total(terms: Terms, shape: Sequence[int], views: bool) -> NDArray[np.int64]:
@@ -48,47 +49,62 @@ def total(terms: Terms, shape: Sequence[int], views: bool) -> NDArray[np.int64]:
     return states
 
 
-def lines(terms: Terms, shape: Sequence[int], axes: Sequence[int], views: bool) -> list[NDArray[np.float64]]:
-    """The sums along axes, for each component numbers that add up to it: (numbers, ...), with length 1 on the axes.
+def lines(
+    terms: Terms, shape: Sequence[int], axes: Sequence[int], views: bool, complete: bool
+) -> list[NDArray[np.float64]]:
+    """The sums along axes, for each component: (numbers, ...), with length 1 on the axes.
 
-    Parameters as in `total`.
+    Parameters
+    ----------
+    terms, shape, views
+        As in `total`.
+    axes : sequence of int
+        The reduced axes.
+    complete : bool
+        Whether nothing else will be added: then there is one number, the rounded sum; else numbers that add up to it.
     """
     here = tuple(1 if d in axes else n for d, n in enumerate(shape))
     if views:
-        return [_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), here) for (x,) in terms(_everything(shape))]
-    sums = [np.zeros((2, *here)) for _ in terms(_nothing(shape))]
+        everything = terms(_everything(shape))
+        return [_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), complete, here) for (x,) in everything]
+    sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]
+    tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
     for at in _pieces(here, _PIECE // _ROWS):
-        tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
-        for rows in _pieces(tall, _ROWS):
-            part = tuple(rows[d] if d in axes else s for d, s in enumerate(at))
-            for c, component in enumerate(terms(part)):
-                before = sums[c][:, *at]
-                flat = [before.reshape(len(before), -1)]
+        parts: list[NDArray[np.float64] | None] = [None] * len(sums)
+        for rows in _pieces(tall, max(_ROWS, _PIECE // max(1, math.prod(here)))):
+            index = tuple(rows[d] if d in axes else s for d, s in enumerate(at))
+            for c, component in enumerate(terms(index)):
+                found = []
                 for x in component:
                     x = np.multiply(*x, dtype=float) if isinstance(x, tuple) else x
-                    flat.append(np.moveaxis(x, axes, range(len(axes))).reshape(-1, flat[0].shape[1]))
-                found = _columns(np.concatenate(flat), 1, before.shape[1:])
-                if len(found) > len(sums[c]):
-                    sums[c] = np.concatenate([sums[c], np.zeros((len(found) - len(sums[c]), *here))])
-                sums[c][:, *at] = 0
-                sums[c][: len(found), *at] = found
+                    found.append(_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), False))
+                if (before := parts[c]) is not None:
+                    found.append(before)
+                parts[c] = found[0] if len(found) == 1 else _columns(np.concatenate(found), 1, False)
+        for c, part in enumerate(parts):
+            if part is None:
+                continue
+            if complete:
+                part = _columns(part, 1, True)
+            elif len(part) > len(sums[c]):
+                sums[c] = np.concatenate([sums[c], np.zeros((len(part) - len(sums[c]), *here))])
+            there = sums[c][: len(part), *at]
+            there[...] = part.reshape(there.shape)
     return sums
 
 
 def rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """The sums over the first axis, rounded once."""
-    out = np.empty((1, sums[0].size))
-    _core.sum_columns(sums, 1, out)
-    return out.reshape(sums.shape[1:])
+    return _columns(sums, 1, True, sums.shape[1:])[0]
 
 
-def _columns(x: NDArray[Any], lead: int, shape: Sequence[int]) -> NDArray[np.float64]:
-    """Numbers that add up to the sums over the first axes, in as many rows as that takes."""
-    columns = int(np.prod(x.shape[lead:]))
-    out = np.empty((2, columns))
+def _columns(x: NDArray[Any], lead: int, complete: bool, shape: Sequence[int] = (-1,)) -> NDArray[np.float64]:
+    """The sums over the first axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
+    columns = math.prod(x.shape[lead:])
+    out = np.empty((1 if complete else 2, columns))
     while (needed := _core.sum_columns(x, lead, out)) > len(out):
         out = np.empty((needed, columns))
-    return out.reshape(len(out), *shape)
+    return out.reshape(len(out), *shape) if columns else np.empty((len(out), *(shape if shape != (-1,) else (0,))))
 
 
 def _pieces(shape: Sequence[int], limit: int) -> Iterator[Index]:

@@ -164,7 +164,8 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     kind = np.promote_types(a.dtype if a.dtype.kind in "fc" else "f8", "f4")
 
     if reproducible:
-        total = along.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]])
+        views = a.dtype == kind and kind.kind == "f" and not along.kept
+        total = along.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]], views)
     else:
         total = along.reduce(lambda x, **over: np.sum(_square(x.astype(kind, copy=False)), **over), np.add)
     return along.finish(np.sqrt(total))
@@ -332,7 +333,7 @@ class _Along:
         """This rank's part of the sum of terms (see `mpihpc.exact`), added without rounding: float64 or complex128."""
         shape = self.array.box.shape
         if self.kept:
-            parts = [exact.rounded(self.gather_lines(x)) for x in exact.lines(terms, shape, self.axes, views)]
+            parts = [self.round_lines(x) for x in exact.lines(terms, shape, self.axes, views, not self.moves)]
         else:
             states = exact.total(terms, shape, views)
             self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
@@ -343,10 +344,10 @@ class _Along:
         both.real, both.imag = parts
         return both
 
-    def gather_lines(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """All numbers that make up this rank's part of the result: (numbers, ...). Collective."""
+    def round_lines(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """This rank's part of the result, from the numbers that add up to the sums of its block. Collective."""
         if not self.moves:
-            return sums
+            return sums[0]
         most: int = self.array.topology.private.allreduce(len(sums), op=MPI.MAX)
         packed = np.zeros((*sums.shape[1:], most))
         packed[..., : len(sums)] = np.moveaxis(sums, 0, -1)
@@ -355,7 +356,7 @@ class _Along:
         # The numbers of all ranks along the reduced axes, one after the other.
         front = np.moveaxis(numbers, (-1, *self.axes), range(1 + len(self.axes)))
         here = (1 if d in self.axes else n for d, n in enumerate(found.shape))
-        return front.reshape(most * math.prod(self.counts), *here)
+        return exact.rounded(front.reshape(most * math.prod(self.counts), *here))
 
     def gather(self, partial: NDArray[Any]) -> NDArray[Any]:
         """All partial results along the reduced axes, for this rank's part of the result. Collective."""
@@ -403,7 +404,8 @@ def _total(along: _Along, kind: np.dtype, reproducible: bool) -> NDArray[Any]:
     if not (reproducible and kind.kind in "fc"):
         return along.reduce(lambda x, **over: np.sum(x, dtype=kind, **over), np.add)
     if a.dtype.char in "fdFD" and np.can_cast(a.dtype, kind) and (a.dtype.kind == kind.kind):
-        return along.exact(lambda at: [[x] for x in _parts(a.local[at])], views=True)
+        # The parts of complex numbers lie side by side: in pieces, memory is read only once.
+        return along.exact(lambda at: [[x] for x in _parts(a.local[at])], bool(along.kept) or kind.kind == "f")
     return along.exact(lambda at: [[x] for x in _parts(a.local[at].astype(kind).astype(np.promote_types(kind, "f4")))])
 
 
@@ -457,7 +459,8 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             return [[(p[0], q[0])]]
         return [[(p[0], q[0]), (-sign * p[1], q[1])], [(p[0], q[1]), (sign * p[1], q[0])]]
 
-    return along.finish(along.exact(products))
+    views = a.dtype == y.dtype == work and kind.kind == "f" and not along.kept
+    return along.finish(along.exact(products, views))
 
 
 def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
