@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpi4py import MPI
 
 import mpihpc
 from mpihpc import DistArray, _core, exact
@@ -127,6 +128,19 @@ def test_columns(isa, rows, columns):
             assert 1 <= needed <= _core.sum_columns(y, 1, more) <= len(more)
             assert [sum(map(Fraction, column.tolist()), Fraction(0)) for column in more.T] == exactly
             assert bits(more[0]) == bits(one[0])
+
+
+def test_tall_columns(isa):
+    """More tiles than the parts of tiles fill one: parts of parts."""
+    rng = np.random.default_rng(6)
+    for spread in (0, 30, 500):
+        x = np.ldexp(rng.standard_normal((5000, 3)), rng.integers(-spread, spread + 1, (5000, 3)))
+        out = np.empty((1, 3))
+        _core.sum_columns(x, 1, out)
+        assert bits(out[0]) == bits([math.fsum(column) for column in x.T])
+        single = np.asfortranarray(x[:400].clip(-1e30, 1e30).astype("f4"))
+        _core.sum_columns(single, 1, out)
+        assert bits(out[0]) == bits([math.fsum(column) for column in single.T])
 
 
 def test_numbers_that_are_none():
@@ -304,6 +318,7 @@ def test_sums_along_axes_are_rounded_once(comm, verdict):
     check()
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_same_bits_on_all_grids(comm):
     shape = (23, 8, 6)
     rng = np.random.default_rng(8)
@@ -328,16 +343,25 @@ def test_same_bits_on_all_grids(comm):
             ]
             found[dims] = [bits(whole(r)) for r in results]
             assert bits(a.sum()) == bits(math.fsum(x.ravel()))
-        alone = mpihpc.asarray(x, comm=mpihpc.DistArray(mpihpc.Decomposition((1,), (1,)), comm=_self()).comm)
+        alone = mpihpc.asarray(x, comm=MPI.COMM_SELF)
         same = [alone.sum(), alone.mean(), alone.std(), mpihpc.norm(alone), mpihpc.vecdot(alone, other, axis=0)]
         assert all(f == next(iter(found.values())) for f in found.values()), name
         assert [bits(whole(r)) for r in same] == next(iter(found.values()))[: len(same)], name
 
 
-def _self():
-    from mpi4py import MPI
-
-    return MPI.COMM_SELF
+def test_long_lines_are_added_in_pieces(comm):
+    rng = np.random.default_rng(7)
+    for shape in ((700, 3), (3, 700), (90, 600), (8, 90, 40)):
+        x = np.ldexp(rng.standard_normal(shape), rng.integers(-40, 40, shape))
+        for dims in grids(comm.size, len(shape))[:3]:
+            a = mpihpc.asarray(x, comm=comm, dims=dims)
+            for axis in range(len(shape)):
+                lines = np.moveaxis(x, axis, -1).reshape(-1, shape[axis])
+                rest = shape[:axis] + shape[axis + 1 :]
+                want = np.array([math.fsum(line * line[::-1]) for line in lines]).reshape(rest)
+                assert bits(whole(mpihpc.vecdot(a, np.flip(x, axis), axis=axis))) == bits(want)
+                want = np.sqrt([math.fsum(line * line) for line in lines]).reshape(rest)
+                assert bits(whole(mpihpc.norm(a, axis))) == bits(want)
 
 
 def test_bounds_against_fsum(comm):
