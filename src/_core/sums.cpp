@@ -37,25 +37,25 @@ class Blocks {
 public:
     // `levels`: what most blocks are likely to need, at least.
     Blocks(Exact &sum, int levels) : sum_(sum), use_(kernels()), least_(levels), levels_(levels) {}
-    ~Blocks() { flush(reinterpret_cast<const char *>(buffer_)); }
+    ~Blocks() { flush(); }
 
     template <class T>
     void add(const char *x, int64_t n, int64_t stride) {
         const bool dense = stride == int64_t(sizeof(T)) || n == 1;
         while (n) {
+            int64_t count = SUM_BLOCK;
             if (sizeof(T) == 8 && dense && !filled_ && n >= SUM_BLOCK) {
-                block(reinterpret_cast<const double *>(x), SUM_BLOCK, x + SUM_BLOCK * 8);
-                x += SUM_BLOCK * 8, n -= SUM_BLOCK;
-                continue;
+                block({reinterpret_cast<const double *>(x), nullptr}, count);
+            } else {
+                count = room(n);
+                double *to = buffer_ + filled_;
+                if (sizeof(T) == 4 && dense) use_.widen(reinterpret_cast<const float *>(x), to, count);
+                else if (sizeof(T) == 8 && stride == 16) use_.every_second(reinterpret_cast<const double *>(x), to, count);
+                else
+                    for (int64_t i = 0; i < count; ++i) to[i] = double(*reinterpret_cast<const T *>(x + i * stride));
+                filled_ += count;
             }
-            const int64_t count = room(n, x);
-            double *to = buffer_ + filled_;
-            if (sizeof(T) == 8 && stride == 16) use_.every_second(reinterpret_cast<const double *>(x), to, count);
-            else if (!dense)
-                for (int64_t i = 0; i < count; ++i) to[i] = double(*reinterpret_cast<const T *>(x + i * stride));
-            else if constexpr (sizeof(T) == 4) use_.widen(reinterpret_cast<const float *>(x), to, count);
-            else std::memcpy(to, x, std::size_t(count) * 8);
-            x += count * stride, n -= count, filled_ += count;
+            x += count * stride, n -= count;
         }
     }
 
@@ -63,46 +63,50 @@ public:
     void add_products(const char *x, const char *y, int64_t n, int64_t x_stride, int64_t y_stride) {
         const bool dense = n == 1 || (x_stride == int64_t(sizeof(T)) && y_stride == int64_t(sizeof(T)));
         while (n) {
-            const int64_t count = room(n, x);
-            double *to = buffer_ + filled_;
-            if (!dense)
-                for (int64_t i = 0; i < count; ++i)
-                    to[i] = double(*reinterpret_cast<const T *>(x + i * x_stride)) *
-                            double(*reinterpret_cast<const T *>(y + i * y_stride));
-            else if constexpr (sizeof(T) == 4)
-                use_.multiply_floats(reinterpret_cast<const float *>(x), reinterpret_cast<const float *>(y), to, count);
-            else use_.multiply(reinterpret_cast<const double *>(x), reinterpret_cast<const double *>(y), to, count);
-            x += count * x_stride, y += count * y_stride, n -= count, filled_ += count;
+            int64_t count = SUM_BLOCK;
+            if (sizeof(T) == 8 && dense && !filled_ && n >= SUM_BLOCK) {
+                block({reinterpret_cast<const double *>(x), reinterpret_cast<const double *>(y)}, count);
+            } else {
+                count = room(n);
+                double *to = buffer_ + filled_;
+                if (sizeof(T) == 4 && dense)
+                    use_.multiply(reinterpret_cast<const float *>(x), reinterpret_cast<const float *>(y), to, count);
+                else
+                    for (int64_t i = 0; i < count; ++i)
+                        to[i] = double(*reinterpret_cast<const T *>(x + i * x_stride)) *
+                                double(*reinterpret_cast<const T *>(y + i * y_stride));
+                filled_ += count;
+            }
+            x += count * x_stride, y += count * y_stride, n -= count;
         }
     }
 
 private:
-    // `next` is what will be read after the block that may have to go now: it comes into the cache meanwhile.
-    int64_t room(int64_t n, const char *next) {
-        if (filled_ == SUM_BLOCK) flush(next);
+    int64_t room(int64_t n) {
+        if (filled_ == SUM_BLOCK) flush();
         return std::min(n, SUM_BLOCK - filled_);
     }
 
-    void flush(const char *next) {
+    void flush() {
         int64_t n = filled_;
         while (n % SUM_PAD) buffer_[n++] = 0;
-        if (n) block(buffer_, n, next);
+        if (n) block({buffer_, nullptr}, n);
         filled_ = 0;
     }
 
-    void block(const double *x, int64_t n, const char *ahead) {
-        const int64_t field = field_of(use_.largest(x, n));
+    void block(const Source &source, int64_t n) {
+        const int64_t field = field_of(use_.largest(source, n));
         if (field <= MOST_FIELD)
             for (int levels = levels_; levels <= SUM_LEVELS; ++levels) {
                 int64_t part[SUM_LEVELS];
-                if (!use_.extract(x, n, field, levels, part, ahead)) continue;
+                if (!use_.extract(source, n, field, levels, part)) continue;
                 for (int k = 0; k < levels; ++k) sum_.add(part[k], int(level_field(field, k) - 1));
                 // What one block needed, the next ones may need: 16 of them begin with so many levels.
                 if (levels > levels_) levels_ = levels, left_ = 16;
                 else if (levels_ > least_ && !--left_) --levels_, left_ = 16;
                 return;
             }
-        for (int64_t i = 0; i < n; ++i) sum_.add(x[i]);
+        for (int64_t i = 0; i < n; ++i) sum_.add(source.y ? source.x[i] * source.y[i] : source.x[i]);
     }
 
     Exact &sum_;

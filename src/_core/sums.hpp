@@ -37,17 +37,20 @@ constexpr std::int64_t level_field(std::int64_t largest, int level) {
 }
 constexpr std::int64_t MOST_FIELD = 2046 - 11;  // beyond, s would overflow
 
+// Numbers one after the other in memory: those of x, or their products with those of y, if that is not null.
+struct Source {
+    const double *x, *y;
+};
+
 // What each instruction set offers. `n` is a multiple of SUM_PAD in `largest` and `extract`.
 struct SumKernels {
-    double (*largest)(const double *x, std::int64_t n);  // max |x|; NaN may count or not
+    double (*largest)(const Source &source, std::int64_t n);  // the largest size of a number; NaN may count or not
     // part[k] of level k is an integer in units of 2^(level_field(field, k) - 52 - 1023). Whether nothing is left over.
-    // Asks for `ahead`, of as many bytes as the block, to come into the cache; it may lie beyond an array's end.
-    bool (*extract)(const double *x, std::int64_t n, std::int64_t field, int levels, std::int64_t *part,
-                    const char *ahead);
+    // What follows in memory, as much as the block, is asked to come into the cache; there need not be anything.
+    bool (*extract)(const Source &source, std::int64_t n, std::int64_t field, int levels, std::int64_t *part);
     void (*widen)(const float *x, double *out, std::int64_t n);
+    void (*multiply)(const float *x, const float *y, double *out, std::int64_t n);  // exact
     void (*every_second)(const double *x, double *out, std::int64_t n);  // x[0], x[2], ...
-    void (*multiply)(const double *x, const double *y, double *out, std::int64_t n);
-    void (*multiply_floats)(const float *x, const float *y, double *out, std::int64_t n);
     // The same for each column of a tile of `rows` rows, `stride` numbers apart. The sum of a column is that of its parts
     // where `rest` is 0.
     void (*columns)(const double *tile, std::int64_t rows, std::int64_t stride, double (*part)[TILE_COLUMNS],

@@ -32,20 +32,42 @@ inline double as_double(uint64_t bits) {
     return x;
 }
 
-double largest(const double *x, int64_t n) {
-    constexpr int WAYS = SUM_PAD / 8;
-    Vec most[WAYS] = {};
-    for (int64_t i = 0; i < n; i += WAYS * LANES)
-        for (int w = 0; w < WAYS; ++w) most[w] = larger(load(x + i + w * LANES), most[w]);
-    double result = 0;
-    for (const Vec &v : most)
-        for (int lane = 0; lane < LANES; ++lane)
-            if (v[lane] > result) result = v[lane];
-    return result;
+// The numbers of a source, a vector at a time.
+template <bool PRODUCTS>
+struct Numbers {
+    const double *x, *y;
+
+    Vec at(int64_t i) const { return PRODUCTS ? load(x + i) * load(y + i) : load(x + i); }
+
+    void prefetch(int64_t i, int64_t count) const {
+        for (int64_t end = i + count; i < end; i += 8) {
+            __builtin_prefetch(x + i);
+            if (PRODUCTS) __builtin_prefetch(y + i);
+        }
+    }
+};
+
+template <class Work>
+auto with(const Source &source, Work work) {
+    return source.y ? work(Numbers<true>{source.x, source.y}) : work(Numbers<false>{source.x, nullptr});
 }
 
-template <int LEVELS>
-bool extract_levels(const double *x, int64_t n, int64_t field, int64_t *part, const char *ahead) {
+double largest(const Source &source, int64_t n) {
+    return with(source, [n](auto x) {
+        constexpr int WAYS = SUM_PAD / 8;
+        Vec most[WAYS] = {};
+        for (int64_t i = 0; i < n; i += WAYS * LANES)
+            for (int w = 0; w < WAYS; ++w) most[w] = larger(x.at(i + w * LANES), most[w]);
+        double result = 0;
+        for (const Vec &v : most)
+            for (int lane = 0; lane < LANES; ++lane)
+                if (v[lane] > result) result = v[lane];
+        return result;
+    });
+}
+
+template <int LEVELS, class Numbers>
+bool extract_levels(Numbers x, int64_t n, int64_t field, int64_t *part) {
     constexpr int WAYS = LEVELS < 3 || LANES < 4 ? 4 : 2;
     static_assert(SUM_BLOCK / (WAYS * LANES) <= 256);
     Vec s[LEVELS][WAYS], first[LEVELS];
@@ -55,9 +77,9 @@ bool extract_levels(const double *x, int64_t n, int64_t field, int64_t *part, co
     }
     Bits rest[2] = {};
     for (int64_t i = 0; i < n; i += WAYS * LANES) {
-        for (int64_t line = 0; line < WAYS * LANES * 8; line += 64) __builtin_prefetch(ahead + i * 8 + line);
+        x.prefetch(i + n, WAYS * LANES);
         for (int w = 0; w < WAYS; ++w) {
-            Vec r = load(x + i + w * LANES);
+            Vec r = x.at(i + w * LANES);
             for (int k = 0; k < LEVELS; ++k) {
                 const Vec next = s[k][w] + r;
                 r -= next - s[k][w];
@@ -80,29 +102,39 @@ bool extract_levels(const double *x, int64_t n, int64_t field, int64_t *part, co
     return true;
 }
 
-bool extract(const double *x, int64_t n, int64_t field, int levels, int64_t *part, const char *ahead) {
-    switch (levels) {
-        case 1: return extract_levels<1>(x, n, field, part, ahead);
-        case 2: return extract_levels<2>(x, n, field, part, ahead);
-        case 3: return extract_levels<3>(x, n, field, part, ahead);
-        default: return extract_levels<SUM_LEVELS>(x, n, field, part, ahead);
-    }
+bool extract(const Source &source, int64_t n, int64_t field, int levels, int64_t *part) {
+    return with(source, [=](auto x) {
+        switch (levels) {
+            case 1: return extract_levels<1>(x, n, field, part);
+            case 2: return extract_levels<2>(x, n, field, part);
+            case 3: return extract_levels<3>(x, n, field, part);
+            default: return extract_levels<SUM_LEVELS>(x, n, field, part);
+        }
+    });
 }
 
+// A cache line of floats at a time, and the one that the next block will want there.
 void widen(const float *x, double *out, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) out[i] = double(x[i]);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __builtin_prefetch(x + i + SUM_BLOCK);
+        for (int k = 0; k < 16; ++k) out[i + k] = double(x[i + k]);
+    }
+    for (; i < n; ++i) out[i] = double(x[i]);
+}
+
+void multiply(const float *x, const float *y, double *out, int64_t n) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __builtin_prefetch(x + i + SUM_BLOCK);
+        __builtin_prefetch(y + i + SUM_BLOCK);
+        for (int k = 0; k < 16; ++k) out[i + k] = double(x[i + k]) * double(y[i + k]);
+    }
+    for (; i < n; ++i) out[i] = double(x[i]) * double(y[i]);
 }
 
 void every_second(const double *x, double *out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = x[2 * i];
-}
-
-void multiply(const double *x, const double *y, double *out, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) out[i] = x[i] * y[i];
-}
-
-void multiply_floats(const float *x, const float *y, double *out, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) out[i] = double(x[i]) * double(y[i]);
 }
 
 void columns(const double *tile, int64_t rows, int64_t stride, double (*part)[TILE_COLUMNS], uint64_t *rest) {
@@ -147,7 +179,7 @@ void columns(const double *tile, int64_t rows, int64_t stride, double (*part)[TI
 }  // namespace
 
 const SumKernels &sum_kernels() {
-    static constexpr SumKernels all{largest, extract, widen, every_second, multiply, multiply_floats, columns};
+    static constexpr SumKernels all{largest, extract, widen, multiply, every_second, columns};
     return all;
 }
 
