@@ -319,14 +319,14 @@ def test_sums_along_axes_are_rounded_once(comm, verdict):
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_same_bits_on_all_grids(comm):
+def test_same_bits_on_many_grids(comm):
     shape = (23, 8, 6)
     rng = np.random.default_rng(8)
     other = rng.standard_normal(shape)
     for name, flat in data_sets(math.prod(shape)).items():
         x = flat.reshape(shape) if name != "all exponents" else np.clip(flat.reshape(shape), -1e150, 1e150)
         found = {}
-        for dims in grids(comm.size, 3):
+        for dims in grids(comm.size, 3)[:: 1 + comm.size // 4]:
             a = mpihpc.asarray(x, comm=comm, dims=dims, halo=1)
             results = [
                 a.sum(),
@@ -389,7 +389,7 @@ def test_products_of_vectors(comm):
         x, y = (rng.integers(-4, 4, (2, 9, 5)) + (1j if kind in "FD" else 0) * rng.integers(-4, 4, (2, 9, 5))).astype(
             kind
         )
-        for dims in grids(comm.size, 2):
+        for dims in grids(comm.size, 2)[:2]:
             a = mpihpc.asarray(x, comm=comm, dims=dims)
             b = mpihpc.asarray(y, comm=comm, dims=dims[::-1])
             for reproducible in (True, False):

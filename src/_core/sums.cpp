@@ -37,7 +37,7 @@ class Blocks {
 public:
     // `levels`: what most blocks are likely to need, at least.
     Blocks(Exact &sum, int levels) : sum_(sum), use_(kernels()), least_(levels), levels_(levels) {}
-    ~Blocks() { flush(); }
+    ~Blocks() { flush(reinterpret_cast<const char *>(buffer_)); }
 
     template <class T>
     void add(const char *x, int64_t n, int64_t stride) {
@@ -45,9 +45,9 @@ public:
         while (n) {
             int64_t count = SUM_BLOCK;
             if (sizeof(T) == 8 && dense && !filled_ && n >= SUM_BLOCK) {
-                block({reinterpret_cast<const double *>(x), nullptr}, count);
+                block({reinterpret_cast<const double *>(x), nullptr, x + SUM_BLOCK * 8}, count);
             } else {
-                count = room(n);
+                count = room(n, x);
                 double *to = buffer_ + filled_;
                 if (sizeof(T) == 4 && dense) use_.widen(reinterpret_cast<const float *>(x), to, count);
                 else if (sizeof(T) == 8 && stride == 16) use_.every_second(reinterpret_cast<const double *>(x), to, count);
@@ -65,9 +65,9 @@ public:
         while (n) {
             int64_t count = SUM_BLOCK;
             if (sizeof(T) == 8 && dense && !filled_ && n >= SUM_BLOCK) {
-                block({reinterpret_cast<const double *>(x), reinterpret_cast<const double *>(y)}, count);
+                block({reinterpret_cast<const double *>(x), reinterpret_cast<const double *>(y), x + SUM_BLOCK * 8}, count);
             } else {
-                count = room(n);
+                count = room(n, x);
                 double *to = buffer_ + filled_;
                 if (sizeof(T) == 4 && dense)
                     use_.multiply(reinterpret_cast<const float *>(x), reinterpret_cast<const float *>(y), to, count);
@@ -82,15 +82,15 @@ public:
     }
 
 private:
-    int64_t room(int64_t n) {
-        if (filled_ == SUM_BLOCK) flush();
+    int64_t room(int64_t n, const char *next) {
+        if (filled_ == SUM_BLOCK) flush(next);
         return std::min(n, SUM_BLOCK - filled_);
     }
 
-    void flush() {
+    void flush(const char *next) {
         int64_t n = filled_;
         while (n % SUM_PAD) buffer_[n++] = 0;
-        if (n) block({buffer_, nullptr}, n);
+        if (n) block({buffer_, nullptr, next}, n);
         filled_ = 0;
     }
 

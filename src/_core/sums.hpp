@@ -40,13 +40,13 @@ constexpr std::int64_t MOST_FIELD = 2046 - 11;  // beyond, s would overflow
 // Numbers one after the other in memory: those of x, or their products with those of y, if that is not null.
 struct Source {
     const double *x, *y;
+    const char *next;  // where reading goes on afterwards: it comes into the cache meanwhile, if there is anything
 };
 
 // What each instruction set offers. `n` is a multiple of SUM_PAD in `largest` and `extract`.
 struct SumKernels {
     double (*largest)(const Source &source, std::int64_t n);  // the largest size of a number; NaN may count or not
     // part[k] of level k is an integer in units of 2^(level_field(field, k) - 52 - 1023). Whether nothing is left over.
-    // What follows in memory, as much as the block, is asked to come into the cache; there need not be anything.
     bool (*extract)(const Source &source, std::int64_t n, std::int64_t field, int levels, std::int64_t *part);
     void (*widen)(const float *x, double *out, std::int64_t n);
     void (*multiply)(const float *x, const float *y, double *out, std::int64_t n);  // exact

@@ -36,20 +36,22 @@ inline double as_double(uint64_t bits) {
 template <bool PRODUCTS>
 struct Numbers {
     const double *x, *y;
+    const char *next;
 
     Vec at(int64_t i) const { return PRODUCTS ? load(x + i) * load(y + i) : load(x + i); }
 
     void prefetch(int64_t i, int64_t count) const {
         for (int64_t end = i + count; i < end; i += 8) {
-            __builtin_prefetch(x + i);
-            if (PRODUCTS) __builtin_prefetch(y + i);
+            __builtin_prefetch(next + i * 8);
+            if (PRODUCTS) __builtin_prefetch(y + SUM_BLOCK + i);
         }
     }
 };
 
 template <class Work>
 auto with(const Source &source, Work work) {
-    return source.y ? work(Numbers<true>{source.x, source.y}) : work(Numbers<false>{source.x, nullptr});
+    return source.y ? work(Numbers<true>{source.x, source.y, source.next})
+                    : work(Numbers<false>{source.x, nullptr, source.next});
 }
 
 double largest(const Source &source, int64_t n) {
@@ -77,7 +79,7 @@ bool extract_levels(Numbers x, int64_t n, int64_t field, int64_t *part) {
     }
     Bits rest[2] = {};
     for (int64_t i = 0; i < n; i += WAYS * LANES) {
-        x.prefetch(i + n, WAYS * LANES);
+        x.prefetch(i, WAYS * LANES);
         for (int w = 0; w < WAYS; ++w) {
             Vec r = x.at(i + w * LANES);
             for (int k = 0; k < LEVELS; ++k) {
@@ -113,24 +115,12 @@ bool extract(const Source &source, int64_t n, int64_t field, int levels, int64_t
     });
 }
 
-// A cache line of floats at a time, and the one that the next block will want there.
 void widen(const float *x, double *out, int64_t n) {
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        __builtin_prefetch(x + i + SUM_BLOCK);
-        for (int k = 0; k < 16; ++k) out[i + k] = double(x[i + k]);
-    }
-    for (; i < n; ++i) out[i] = double(x[i]);
+    for (int64_t i = 0; i < n; ++i) out[i] = double(x[i]);
 }
 
 void multiply(const float *x, const float *y, double *out, int64_t n) {
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        __builtin_prefetch(x + i + SUM_BLOCK);
-        __builtin_prefetch(y + i + SUM_BLOCK);
-        for (int k = 0; k < 16; ++k) out[i + k] = double(x[i + k]) * double(y[i + k]);
-    }
-    for (; i < n; ++i) out[i] = double(x[i]) * double(y[i]);
+    for (int64_t i = 0; i < n; ++i) out[i] = double(x[i]) * double(y[i]);
 }
 
 void every_second(const double *x, double *out, int64_t n) {
