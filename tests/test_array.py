@@ -180,9 +180,10 @@ def test_nothing_becomes_local_by_accident(comm):
         np.asarray,
         np.array,
         np.sum,
-        np.sin,
-        lambda x: np.ones((4, 3)) + x,
-        lambda x: x + np.ones((4, 3)),
+        np.sort,
+        np.add.reduce,
+        lambda x: np.matmul(np.ones((4, 4)), x),
+        lambda x: np.ones((4, 3)).__iadd__(x),
         list,
         len,
         float,
@@ -191,6 +192,9 @@ def test_nothing_becomes_local_by_accident(comm):
             call(a)
     with pytest.raises(TypeError, match=r"use \.gather\(\)"):
         np.asarray(a)
+    with pytest.raises(TypeError, match=r"numpy.sum .* use mpihpc.sum"):
+        np.sum(a)
+    assert isinstance(np.ones((4, 3)) + np.sin(a), DistArray)
     assert str(a.shape) in repr(a) and f"of {comm.size}" in repr(a)
 
 

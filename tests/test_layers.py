@@ -7,10 +7,10 @@ import mpihpc
 
 FLOORS = [
     ("machine", ["kernels", "core.device", "core.failure", "core.watchdog", "_core"]),
-    ("geometry", ["core.decomposition", "core.topology"]),
+    ("geometry", ["core.decomposition", "core.projection", "core.topology"]),
     ("movement", ["core.transfer", "core.halo"]),
-    ("array", ["array"]),
-    ("user modules", ["io", "linalg", "stencil", "ndimage"]),
+    ("array", ["array", "arithmetic", "dtypes", "exact", "reductions"]),
+    ("user modules", ["io", "linalg", "stencil", "ndimage", "chunks"]),
     (
         "programs",
         [
@@ -75,5 +75,9 @@ def test_imports_point_down():
 
 def test_geometry_and_kernels_know_nothing_of_mpi():
     for name, path, _ in modules():
-        if name == "core.decomposition" or name.split(".")[0] == "kernels" or name == "stencil.taps":
+        if (
+            name in ("core.decomposition", "core.projection", "exact")
+            or name.split(".")[0] == "kernels"
+            or name == "stencil.taps"
+        ):
             assert "mpi4py" not in path.read_text(), name

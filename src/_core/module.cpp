@@ -89,6 +89,7 @@ NB_MODULE(_core, m) {
     m.doc() = "Kernels of mpihpc: numbers in, numbers out. No MPI; the GIL is released while they work.";
 
     mpihpc::bind_stencils(m);
+    mpihpc::bind_sums(m);
 
     m.def("copy", &copy, "src"_a, "dst"_a, "threads"_a = 1,
           R"(Copy `src` into `dst` of the same shape with ordinary vector loads and stores: the yardstick of benchmarks.

@@ -2,10 +2,28 @@
 
 from mpihpc import io, linalg, ndimage, stencil
 from mpihpc.array import DistArray, asarray, empty, from_local, fromfunction, full, ones, zeros
+from mpihpc.chunks import from_chunks, map_blocks, map_reduce
 from mpihpc.core.decomposition import Box, Decomposition
 from mpihpc.core.failure import agree, install_hook
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
+from mpihpc.reductions import (
+    all,
+    any,
+    argmax,
+    argmin,
+    count_nonzero,
+    dot,
+    max,
+    mean,
+    min,
+    norm,
+    prod,
+    std,
+    sum,
+    var,
+    vecdot,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -15,16 +33,34 @@ __all__ = [
     "Topology",
     "Transfer",
     "agree",
+    "all",
+    "any",
+    "argmax",
+    "argmin",
     "asarray",
+    "count_nonzero",
+    "dot",
     "empty",
+    "from_chunks",
     "from_local",
     "fromfunction",
     "full",
     "io",
     "linalg",
+    "map_blocks",
+    "map_reduce",
+    "max",
+    "mean",
+    "min",
     "ndimage",
+    "norm",
     "ones",
+    "prod",
+    "std",
     "stencil",
+    "sum",
+    "var",
+    "vecdot",
     "zeros",
 ]
 

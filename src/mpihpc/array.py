@@ -10,22 +10,26 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from mpihpc.arithmetic import Arithmetic
 from mpihpc.core.decomposition import Box, Decomposition, Whole, Width, grid_text, halo_width, ranks_text
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
+from mpihpc.dtypes import number_dtype, require_cast
 from mpihpc.kernels import cpu
+from mpihpc.reductions import Reductions
 
 _LONG_ROW = 1024  # bytes; shorter ones would grow by too much
 
 
-class DistArray:
+class DistArray(Arithmetic, Reductions):
     """A global array cut into one block per rank. Making it is collective.
 
     Made by the functions of this module (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
     `mpihpc.io.read`, or from a decomposition as below. It wraps one local array: NumPy never sees the global one, and
-    what NumPy does to `local` it does to this rank's block.
+    what NumPy does to `local` it does to this rank's block. Operators and NumPy's ufuncs work cell by cell
+    (`mpihpc.arithmetic`), `sum` and others reduce (`mpihpc.reductions`).
 
     Parameters
     ----------
@@ -56,8 +60,6 @@ class DistArray:
     memory, memory_box : numpy.ndarray, Box
         The contiguous array of which `padded` is a part, and the box that it covers.
     """
-
-    __array_ufunc__ = None  # no NumPy operator works on the local block by accident
 
     def __init__(
         self,
@@ -427,28 +429,6 @@ def from_local(
             )
     new.local[...] = block
     return new
-
-
-def number_dtype(dtype: DTypeLike) -> np.dtype:
-    """The dtype in native byte order, if it is one of numbers or bools."""
-    found = np.dtype(dtype)
-    if found.kind not in "biufc":
-        raise TypeError(f"dtype {found} is not one of numbers: use integers, floats or complex numbers")
-    if found.char in "gG":  # its cells have bytes without a meaning: no checksum, no files others can read
-        raise TypeError(f"dtype {found} is wider than {'complex128' if found.kind == 'c' else 'float64'}: use that")
-    return found.newbyteorder("=")
-
-
-def require_cast(source: np.dtype, target: np.dtype) -> None:
-    """Refuse to drop imaginary parts.
-
-    Raises
-    ------
-    TypeError
-        `source` is complex and `target` is not.
-    """
-    if source.kind == "c" and target.kind != "c":
-        raise TypeError(f"complex input ({source}) does not fit dtype {target}: use complex64 or complex128")
 
 
 def _block_memory(shape: Sequence[int], dtype: np.dtype, before: int) -> tuple[NDArray[Any], int]:

@@ -1,4 +1,5 @@
-"""Peak memory of a rank in the main job: at most 2.3 times its padded block, and 150 MB for all else."""
+"""Peak memory of a rank: in the main job at most 2.3 times its padded block, and 150 MB for all else; of a file that is
+reduced in chunks, two of them."""
 
 import json
 
@@ -71,3 +72,37 @@ def test_peak_memory(launch, tmp_path, inputs, record_property, kind, n):
     )
     record_property("peaks", peaks)
     assert max(peaks) <= 2.3 * block + 150e6, [f"{p / block:.2f} blocks" for p in peaks]
+
+
+# What a rank holds at most while it reduces a file, above what it held before.
+REDUCE = """
+import re, sys
+import numpy as np
+from mpi4py import MPI
+import mpihpc
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+mpihpc.zeros(9).sum()
+before = peak()
+rows = int(sys.argv[2])
+largest = mpihpc.map_reduce(np.max, sys.argv[1], max, rows=rows)
+total = mpihpc.map_reduce(np.sum, sys.argv[1], np.add, rows=rows)
+grown = MPI.COMM_WORLD.gather(peak() - before)
+if grown:
+    print(largest, total, *grown)
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_file_reduced_in_chunks(launch, inputs, n):
+    rows = 200
+    chunk = rows * COLUMNS * 8  # 12 MB, of a file of 419 MB
+    file = inputs("npy", ROWS)
+    done = launch(n, "-c", REDUCE, file, rows, timeout=120)
+    assert done.returncode == 0, done.stderr
+    largest, total, *grown = map(float, done.stdout.split())
+    whole = np.load(file, mmap_mode="r")
+    assert largest == max(whole[i : i + 100].max() for i in range(0, 200, 100))
+    assert abs(total - ROWS / 100 * whole[:100].sum()) < 0.02 * total
+    print(f"{n} ranks: " + ", ".join(f"{g / chunk:.2f} chunks" for g in grown))
+    assert chunk < max(grown) <= 2 * chunk + 8e6

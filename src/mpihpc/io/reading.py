@@ -143,11 +143,12 @@ class Reader:
             limit = max(1, _SLAB_BYTES // entry.dtype.itemsize)
             phase(f"read {self.file}")
             for box in new.box.slabs(limit, step=entry.step, fastest_first=entry.fortran):
-                local[box.slices(new.box.start)] = self._read_box(entry, box)
+                local[box.slices(new.box.start)] = self.read_box(entry, box)
                 tick()
         return new
 
-    def _read_box(self, entry: Entry, box: Box) -> NDArray[Any]:
+    def read_box(self, entry: Entry, box: Box) -> NDArray[Any]:
+        """Some cells of an array of an HDF5 or ``.npy`` file, read by this rank alone."""
         if self._h5 is not None:
             with _readable(self.file, entry.name):
                 return np.asarray(self._h5[entry.name][box.slices()])

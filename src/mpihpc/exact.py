@@ -1,0 +1,119 @@
+"""Sums of one rank's block without rounding, as states that add up to those of all ranks.
+
+What is added comes as `Terms`: for a part of the block, by its index, the arrays or pairs of factors that belong to
+each component of the sum (one, or the real and the imaginary). So products and squares are made in pieces that stay in
+a cache, not for the whole block at once.
+
+`src/_core/sums.hpp` explains the method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpihpc import _core
+from mpihpc.core.decomposition import Box
+
+Index = tuple[slice, ...]
+Terms = Callable[[Index], list[list[Any]]]
+
+_PIECE = 1 << 15  # cells
+_ROWS = 64  # of a piece, at least, along the reduced axes
+
+
+def total(terms: Terms, shape: Sequence[int], views: bool) -> NDArray[np.int64]:
+    """The sums over all cells: (components, words). Element-wise sums of such states are states of the sums.
+
+    Parameters
+    ----------
+    terms : callable
+        See above.
+    shape : sequence of int
+        Of the block.
+    views : bool
+        Whether terms may be asked for the whole block at once.
+    """
+    states = np.zeros((len(terms(_nothing(shape))), _core.SUM_WORDS), np.int64)
+    for at in [_everything(shape)] if views else _pieces(shape, _PIECE):
+        for state, component in zip(states, terms(at), strict=True):
+            for x in component:
+                if isinstance(x, tuple):
+                    _core.sum_add_products(x[0], x[1], state)
+                else:
+                    _core.sum_add(x, state)
+    return states
+
+
+def lines(
+    terms: Terms, shape: Sequence[int], axes: Sequence[int], views: bool, complete: bool
+) -> list[NDArray[np.float64]]:
+    """The sums along axes, for each component: (numbers, ...), with length 1 on the axes.
+
+    Parameters
+    ----------
+    terms, shape, views
+        As in `total`.
+    axes : sequence of int
+        The reduced axes.
+    complete : bool
+        Whether nothing else will be added: then there is one number, the rounded sum; else numbers that add up to it.
+    """
+    here = tuple(1 if d in axes else n for d, n in enumerate(shape))
+    if views:
+        everything = terms(_everything(shape))
+        return [_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), complete, here) for (x,) in everything]
+    sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]
+    tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
+    for at in _pieces(here, _PIECE // _ROWS):
+        parts: list[NDArray[np.float64] | None] = [None] * len(sums)
+        for rows in _pieces(tall, max(_ROWS, _PIECE // max(1, math.prod(here)))):
+            index = tuple(rows[d] if d in axes else s for d, s in enumerate(at))
+            for c, component in enumerate(terms(index)):
+                found = []
+                for x in component:
+                    x = np.multiply(*x, dtype=float) if isinstance(x, tuple) else x
+                    found.append(_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), False))
+                if (before := parts[c]) is not None:
+                    found.append(before)
+                parts[c] = found[0] if len(found) == 1 else _columns(np.concatenate(found), 1, False)
+        for c, part in enumerate(parts):
+            if part is None:
+                continue
+            if complete:
+                part = _columns(part, 1, True)
+            elif len(part) > len(sums[c]):
+                sums[c] = np.concatenate([sums[c], np.zeros((len(part) - len(sums[c]), *here))])
+            there = sums[c][: len(part), *at]
+            there[...] = part.reshape(there.shape)
+    return sums
+
+
+def rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums over the first axis, rounded once."""
+    return _columns(sums, 1, True, sums.shape[1:])[0]
+
+
+def _columns(x: NDArray[Any], lead: int, complete: bool, shape: Sequence[int] = (-1,)) -> NDArray[np.float64]:
+    """The sums over the first axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
+    columns = math.prod(x.shape[lead:])
+    out = np.empty((1 if complete else 2, columns))
+    while (needed := _core.sum_columns(x, lead, out)) > len(out):
+        out = np.empty((needed, columns))
+    return out.reshape(len(out), *shape) if columns else np.empty((len(out), *(shape if shape != (-1,) else (0,))))
+
+
+def _pieces(shape: Sequence[int], limit: int) -> Iterator[Index]:
+    return (box.slices() for box in Box.whole(shape).slabs(limit))
+
+
+def _everything(shape: Sequence[int]) -> Index:
+    return (slice(None),) * len(shape)
+
+
+def _nothing(shape: Sequence[int]) -> Index:
+    return (slice(0, 0),) * len(shape)
