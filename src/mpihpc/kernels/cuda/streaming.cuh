@@ -7,6 +7,7 @@ template <bool EDGE, int PLANES>
 __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__restrict__ dst,
                                       const Real *__restrict__ field, const Value *__restrict__ previous, Value *__restrict__ kept,
                                       const Geometry &g, Index z0, Index z1, Index b, Index c, Index x) {
+    if (z0 >= z1) return;
     const Value constant = make_value(g.cval);
     const Value *own = src + b * g.src[1] + c * g.src[2] + x;
     Offset at[COLUMNS];  // of each column's cell in this plane, from the thread's own; BEYOND: the constant
