@@ -7,11 +7,10 @@ import mmap
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mpihpc.kernels.cuda.source import Kernel, boxes_source, source
+from mpihpc.kernels.cuda.source import Kernel, boxes_source
 
 SHIM = Path(__file__).with_name("cuda_host.hpp")
 _ADVANCE = """
@@ -65,23 +64,27 @@ class Host(Recorder):
     def __init__(self, library: Path, kernels: dict[Kernel, str]) -> None:
         self.library, self.kernels = ctypes.CDLL(str(library)), kernels
         self.launches = 0
-        self._fenced: list[np.ndarray] = []
+        self.backwards = False  # in which order the threads of a block run
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        new = fenced(np.full(shape, np.nan, dtype))
-        return new
+        return fenced(np.full(shape, np.nan, dtype), before=bool(self.launches % 2))
 
     def launch(self, kernel: Kernel, blocks: int, addresses: Sequence[int], geometry: np.ndarray) -> None:
         run = getattr(self.library, f"run_{self.kernels[kernel]}")
         self.launches += 1
-        run((ctypes.c_void_p * 5)(*addresses), geometry.ctypes.data_as(ctypes.c_void_p), blocks, self.launches % 2)
+        run((ctypes.c_void_p * 5)(*addresses), geometry.ctypes.data_as(ctypes.c_void_p), blocks, self.backwards)
+
+    def move(self, verb: str, buffer: np.ndarray, array: np.ndarray, table: np.ndarray, strides: np.ndarray) -> None:
+        """Pack or unpack boxes."""
+        run = getattr(self.library, f"run_{verb}_{array.dtype.itemsize}")
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (buffer, array, table)]
+        run(*pointers, ctypes.c_longlong(len(table) - 1), ctypes.c_void_p(strides.ctypes.data), 3)
 
 
-def compile_host(target: Path, kernels: dict[Kernel, str], sizes: Sequence[int] = (), broken: Any = None) -> Path:
-    """A library of all these kernels, and of those that pack cells of these sizes."""
+def compile_host(target: Path, kernels: dict[str, tuple[Kernel, str]], sizes: Sequence[int] = ()) -> Path:
+    """A library of kernels, given by names with their texts, and of those that move cells of these sizes."""
     text = [f'#include "{SHIM}"']
-    for kernel, name in kernels.items():
-        code = source(kernel, name) if broken is None else broken(source(kernel, name))
+    for name, (kernel, code) in kernels.items():
         text.append(f"namespace {name}_ {{\n{code}\n}}")
         text.append(_ADVANCE.format(name=name, threads=kernel.threads, barriers=str(kernel.steps > 1).lower()))
     for size in sizes:

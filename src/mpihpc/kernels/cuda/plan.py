@@ -19,12 +19,10 @@ GEOMETRY = np.dtype(
 )
 """`Geometry` of common.cuh."""
 
-BOX_ROW = 6
-"""Numbers in a row of the table that `describe` makes."""
-
 _AXES = {1: (3,), 2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}  # where the axes of an array lie among z, b, c, x
 _STREAMED = {1: (1, 256), 2: (1, 256), 3: (8, 32), 4: (8, 32)}  # tile of a kernel with one step
 _FUSED_THREADS, _MOST_CELLS = 512, 2048
+_NARROW = 1 << 30  # cells between a cell and one that it reads, for which 32 bits are enough
 _USEFUL = 0.4  # of the cells of a fused tile's frame, those that are result: at least
 # The most steps worth while, by number of axes, for taps that reach 1, 2, ... cells (further: as the last).
 _MOST_ON_AXES = {1: (16, 8, 5, 4), 2: (10, 5, 3, 2), 3: (4, 3, 2, 1)}
@@ -83,9 +81,9 @@ def advance(
         return
     stencil = Kernel(
         dtype=_code(src.dtype),
-        offsets=tuple(_four(tap, 0) for tap in taps.tolist()),
+        offsets=tuple(on_four(tap, 0) for tap in taps.tolist()),
         weights=tuple(numbers.tolist()),
-        modes=_four(modes, "wrap"),
+        modes=on_four(modes, "wrap"),
         steps=1,
         field=field is not None,
         previous=previous is not None,
@@ -97,7 +95,7 @@ def advance(
     now, before, left = Placed(src, origin), Placed(previous, origin), steps
     while left:
         kernel = choose(stencil, src.ndim, left, machine.shared, tile)
-        if sum(max(pair) * abs(stride) for pair, stride in zip(reach, now.array.strides, strict=True)) >= 1 << 30:
+        if sum(max(pair) * abs(stride) for pair, stride in zip(reach, now.array.strides, strict=True)) >= _NARROW * src.dtype.itemsize:
             kernel = replace(kernel, wide=True)
         left -= kernel.steps
         # The next launch reads this much; at the end, the box.
@@ -115,7 +113,7 @@ def advance(
         elif previous is not None and kernel.steps > 1:
             old = Placed(machine.empty(shape, src.dtype), start)
         arrays = (now, new, Placed(field, origin), before, old)
-        geometry = _geometry(kernel, region, edges, arrays, cval, _four(tile or (0,) * src.ndim, 0)[0], machine)
+        geometry = _geometry(kernel, region, edges, arrays, cval, on_four(tile or (0,) * src.ndim, 0)[0], machine)
         addresses = [_at_origin(machine, placed) for placed in arrays]
         machine.launch(kernel, math.prod(geometry["blocks"][0].tolist()), addresses, geometry)
         before = now if old.array is None else old
@@ -138,7 +136,7 @@ def choose(stencil: Kernel, ndim: int, steps: int, shared: int, tile: Sequence[i
     tile : sequence of int
         Cells of a tile on each axis. 0, or more than fit: chosen here.
     """
-    wish = _four(tile or (0,) * ndim, 0)[2:]
+    wish = on_four(tile or (0,) * ndim, 0)[2:]
     on_axes = all(sum(n != 0 for n in offset) <= 1 for offset in stencil.offsets)
     limits = (_MOST_ON_AXES if on_axes else _MOST_IN_BOX).get(ndim, (1,))
     furthest = max(1, *(max(pair) for pair in stencil.reach))
@@ -186,8 +184,10 @@ def planes_of(planes: int, tiles: int, extra: int, at_once: int) -> int:
     at_once : int
         Blocks that the machine runs at the same time.
 
-    >>> planes_of(512, 1024, 2, 528), planes_of(8192, 32, 2, 528)
-    (512, 512)
+    33 pieces of 32 tiles fill a machine of 528 blocks twice:
+
+    >>> planes_of(8192, 32, 2, 528)
+    249
     """
 
     def time(pieces: int) -> int:
@@ -324,32 +324,46 @@ def _span(machine: Machine, name: str, array: Any) -> tuple[int, int]:
     return address + sum(min(r, 0) for r in reach), address + sum(max(r, 0) for r in reach) + size
 
 
-def describe(array: Any, boxes: Sequence[Pairs]) -> np.ndarray:
+def describe(boxes: Sequence[Pairs]) -> np.ndarray:
     """The table with which the kernels of boxes.cuh find their cells.
 
     Parameters
     ----------
-    array : array of 1 to 4 axes
-        Only its strides count.
     boxes : sequence of boxes, each a sequence of (first, end)
         In the array's own coordinates; their cells lie one behind the other in the buffer, each box in C order.
 
     Returns
     -------
-    (len(boxes) + 1, 6) int64 array
-        Of each box: its first cell in the buffer, and in the array, counted in cells, and its length on four axes. The
-        last row ends the buffer.
+    (len(boxes) + 1, 9) int64 array
+        Of each box: its first cell in the buffer, and on four axes its first cell in the array and its length. The last
+        row ends the buffer.
+
+    >>> describe([[(1, 3)], [(5, 6)]])[:, [0, 4, 8]]
+    array([[0, 1, 2],
+           [2, 5, 1],
+           [3, 0, 1]])
     """
-    table = np.ones((len(boxes) + 1, BOX_ROW), np.int64)
-    cells = 0
-    for row, box in zip(table, boxes, strict=False):
-        lengths = [hi - lo for lo, hi in box]
-        row[0] = cells
-        row[1] = sum(lo * stride for (lo, _), stride in zip(box, array.strides, strict=True)) // array.dtype.itemsize
-        row[2 + 4 - len(lengths) :] = lengths
-        cells += math.prod(lengths)
-    table[-1, 0] = cells
+    table = np.tile(np.array([0] * 5 + [1] * 4, np.int64), (len(boxes) + 1, 1))
+    for n, box in enumerate(boxes):
+        firsts, ends = np.array(box, np.int64).T
+        table[n, 5 - len(box) : 5], table[n, 9 - len(box) :] = firsts, ends - firsts
+        table[n + 1, 0] = table[n, 0] + np.prod(table[n, 5:])
     return table
+
+
+def check_boxes(boxes: Sequence[Pairs], dtype: np.dtype, buffer: Any, array: Any) -> np.ndarray:
+    """The strides of `array` on four axes, in cells, if these boxes can go to or come from `buffer`."""
+    for name, given in (("buffer", buffer), ("array", array)):
+        if given.dtype != dtype:
+            raise TypeError(f"{name} is {given.dtype}, the boxes are {dtype}")
+    cells = sum(math.prod(hi - lo for lo, hi in box) for box in boxes)
+    if buffer.ndim != 1 or buffer.size < cells or (cells > 1 and buffer.strides[0] != dtype.itemsize):
+        raise ValueError(f"buffer has {buffer.size} cells, {cells} in a row are needed")
+    for box in boxes:
+        if len(box) != array.ndim or any(not 0 <= lo <= hi <= n for (lo, hi), n in zip(box, array.shape, strict=True)):
+            raise ValueError(f"box {list(box)} does not lie in an array of shape {array.shape}")
+    strides = [stride // dtype.itemsize for stride in array.strides]
+    return np.array([(0,) * (4 - array.ndim) + tuple(strides)], np.int64)
 
 
 def _code(dtype: np.dtype) -> str:
@@ -357,7 +371,7 @@ def _code(dtype: np.dtype) -> str:
     return dtype.str.lstrip("<=|")
 
 
-def _four(values: Sequence[Any], missing: Any) -> tuple[Any, Any, Any, Any]:
+def on_four(values: Sequence[Any], missing: Any) -> tuple[Any, Any, Any, Any]:
     """Values of the axes of an array as those of z, b, c, x."""
     four = [missing] * 4
     for axis, value in zip(_AXES[len(values)], values, strict=True):
