@@ -21,7 +21,9 @@ def find_compiler() -> Callable[[str, str], str] | None:
     """
     spec = importlib.util.find_spec("nvidia")  # the folder of NVIDIA's wheels
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    wheels = sorted(file for folder in folders for file in Path(folder).glob("**/libnvrtc.so.*") if "alt" not in file.name)
+    wheels = sorted(
+        file for folder in folders for file in Path(folder).glob("**/libnvrtc.so.*") if "alt" not in file.name
+    )
     if wheels or ctypes.util.find_library("nvrtc"):
         library = ctypes.CDLL(str(wheels[-1]) if wheels else ctypes.util.find_library("nvrtc"))
         return lambda text, arch: _nvrtc(library, text, arch)

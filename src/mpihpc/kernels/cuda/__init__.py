@@ -42,7 +42,9 @@ from mpihpc.kernels.cuda.source import BOX_THREADS, Kernel, boxes_source, source
 _STATIC_SHARED = 48 << 10  # more shared memory than this has to be asked for
 
 
-def correlate(src: Any, dst: Any, offsets: ArrayLike, weights: ArrayLike, threads: int = 1, strict: bool = True) -> None:
+def correlate(
+    src: Any, dst: Any, offsets: ArrayLike, weights: ArrayLike, threads: int = 1, strict: bool = True
+) -> None:
     """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
 
     Parameters are those of `mpihpc.kernels.cpu.correlate` with CuPy arrays; `threads` is ignored, `strict` as in `advance`.

@@ -4,10 +4,11 @@
 // one more than it looks ahead, so that in one round no level reads what another writes: one barrier per round. Tiles
 // overlap: around its cells a block computes those that the next levels need, fewer with each level (its frame).
 //
-// Arrays have no axis b. A thread owns cells of the frame. At the edges of the array it reads the cells that stand for those beyond, of the same
-// level; where they lie is found once.
+// A thread owns cells of the frame. HOLD: if there are registers for it, it keeps what it has computed of them itself, so
+// that taps along z cost no reads. At the edges of the array it reads the cells that stand for those beyond, of the same
+// level; where they lie is found once. Arrays have no axis b.
 
-constexpr int CELLS = FRAME_C * FRAME_X, EACH = (CELLS + THREADS - 1) / THREADS;
+constexpr int CELLS = FRAME_C * FRAME_X, EACH = (CELLS + THREADS - 1) / THREADS, WINDOW = BEFORE_Z + 1 + AFTER_Z;
 static_assert(STEPS * SLOTS * CELLS * sizeof(Value) <= SHARED, "the rings do not fit");
 
 extern "C" {
@@ -64,16 +65,25 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
     };
     const Index start = low(0), stop = high(0);
     const auto slot = [&](int l, Index z) { return (l * SLOTS + int(unsigned(z - start) % SLOTS)) * CELLS; };
+    Value held[HOLD ? STEPS : 1][HOLD ? WINDOW : 1][EACH];  // of each level, the planes that the next one reads
+    const auto hold = [&](int l, int j, Value newest) {
+        if constexpr (HOLD) {
+#pragma unroll
+            for (int i = 0; i < WINDOW - 1; ++i) held[l][i][j] = held[l][i + 1][j];
+            held[l][WINDOW - 1][j] = newest;
+        }
+    };
     for (Index round = start; round < hi[0] + STEPS * LAG; ++round) {
         Value fetched[EACH];  // on its way while the levels compute
 #pragma unroll
         for (int j = 0; j < EACH; ++j)
             if (round < stop && top[j] >= 0) fetched[j] = src[round * g.src[0] + in_src[j]];
 #pragma unroll
-        for (int l = 1; l <= STEPS; ++l) {
+        for (int l = STEPS; l >= 1; --l) {  // a level reads what is held of the one before it, and then that moves on
             const Index z = round - l * LAG;
             if (z < low(l) || z >= high(l)) continue;
-            int plane[AFTER_Z + BEFORE_Z + 1];  // where the planes that it reads lie, -1: the constant
+            const bool all_held = HOLD && within<MODE_Z>(z - BEFORE_Z, z + AFTER_Z + 1, g, 0);
+            int plane[WINDOW];  // where the planes that it reads lie, -1: the constant
 #pragma unroll
             for (int dz = -BEFORE_Z; dz <= AFTER_Z; ++dz) {
                 bool out = false;
@@ -86,29 +96,33 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
                 const int own = int(threadIdx.x) + j * THREADS;
                 const Value total = sum([&](int n, int dz) {
                     const int from = plane[dz + BEFORE_Z];
+                    if (HOLD && c_of(n) == 0 && x_of(n) == 0 && all_held) return held[HOLD ? l - 1 : 0][HOLD ? dz + BEFORE_Z : 0][j];
                     if (MODE_Z == CONSTANT && from < 0) return constant;
                     if (!EDGE) return ring[from + own + c_of(n) * FRAME_X + x_of(n)];
                     return at[j][EDGE ? n : 0] < 0 ? constant : ring[from + at[j][EDGE ? n : 0]];
                 });
                 Value here = total, before = total;
                 Real factor = 0;
-                if (HAS_FIELD || HAS_PREVIOUS) here = ring[plane[BEFORE_Z] + own];
+                if (HAS_FIELD || HAS_PREVIOUS) here = all_held ? held[HOLD ? l - 1 : 0][HOLD ? BEFORE_Z : 0][j] : ring[plane[BEFORE_Z] + own];
                 if (HAS_PREVIOUS) before = l == 1 ? previous[z * g.previous[0] + in_previous[j]] : ring[slot(l - 2, z) + own];
                 if (HAS_FIELD) factor = field[z * g.field[0] + in_field[j]];
                 const Value result = update(total, here, before, factor);
-                if (l < STEPS) ring[slot(l, z) + own] = result;
+                if (l < STEPS) ring[slot(l, z) + own] = result, hold(l, j, result);
                 else dst[z * g.dst[0] + in_dst[j]] = result;
                 if (HAS_PREVIOUS && l == STEPS) kept[z * g.kept[0] + in_kept[j]] = here;
             }
         }
 #pragma unroll
         for (int j = 0; j < EACH; ++j)
-            if (round < stop && top[j] >= 0) ring[slot(0, round) + int(threadIdx.x) + j * THREADS] = fetched[j];
+            if (round < stop && top[j] >= 0) {
+                ring[slot(0, round) + int(threadIdx.x) + j * THREADS] = fetched[j];
+                hold(0, j, fetched[j]);
+            }
         __syncthreads();
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BESIDE)
 NAME(const Value *__restrict__ src, Value *__restrict__ dst, const Real *__restrict__ field,
      const Value *__restrict__ previous, Value *__restrict__ kept, const Geometry g) {
     Index number = blockIdx.x, lo[4], hi[4];

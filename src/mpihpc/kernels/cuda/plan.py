@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple, Protocol
 
@@ -21,8 +22,9 @@ GEOMETRY = np.dtype(
 
 _AXES = {1: (3,), 2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}  # where the axes of an array lie among z, b, c, x
 _STREAMED = {1: (1, 256), 2: (1, 256), 3: (8, 32), 4: (8, 32)}  # tile of a kernel with one step
-_FUSED_THREADS, _MOST_CELLS = 512, 2048
+_MOST_CELLS = 2048  # of a fused tile's frame
 _NARROW = 1 << 30  # cells between a cell and one that it reads, for which 32 bits are enough
+_FEW = 4  # steps that are enough to hide how slow memory is
 _USEFUL = 0.4  # of the cells of a fused tile's frame, those that are result: at least
 # The most steps worth while, by number of axes, for taps that reach 1, 2, ... cells (further: as the last).
 _MOST_ON_AXES = {1: (16, 8, 5, 4), 2: (10, 5, 3, 2), 3: (4, 3, 2, 1)}
@@ -94,15 +96,16 @@ def advance(
     origin = (0,) * src.ndim
     now, before, left = Placed(src, origin), Placed(previous, origin), steps
     while left:
-        kernel = choose(stencil, src.ndim, left, machine.shared, tile)
-        if sum(max(pair) * abs(stride) for pair, stride in zip(reach, now.array.strides, strict=True)) >= _NARROW * src.dtype.itemsize:
+        kernel = choose(stencil, src.ndim, left, machine.shared, tuple(tile))
+        if (
+            sum(max(pair) * abs(stride) for pair, stride in zip(reach, now.array.strides, strict=True))
+            >= _NARROW * src.dtype.itemsize
+        ):
             kernel = replace(kernel, wide=True)
         left -= kernel.steps
         # The next launch reads this much; at the end, the box.
         region = [
-            (lo - left * a, hi + left * b)
-            if mode == "wrap"
-            else (max(lo - left * a, first), min(hi + left * b, end))
+            (lo - left * a, hi + left * b) if mode == "wrap" else (max(lo - left * a, first), min(hi + left * b, end))
             for (lo, hi), (first, end), (a, b), mode in zip(box, edges, reach, modes, strict=True)
         ]
         start, shape = [lo for lo, _ in region], tuple(hi - lo for lo, hi in region)
@@ -120,6 +123,7 @@ def advance(
         now = new
 
 
+@lru_cache(maxsize=256)
 def choose(stencil: Kernel, ndim: int, steps: int, shared: int, tile: Sequence[int] = ()) -> Kernel:
     """The kernel for the next of so many steps, alike for all launches if they are divided evenly.
 
@@ -140,36 +144,42 @@ def choose(stencil: Kernel, ndim: int, steps: int, shared: int, tile: Sequence[i
     on_axes = all(sum(n != 0 for n in offset) <= 1 for offset in stencil.offsets)
     limits = (_MOST_ON_AXES if on_axes else _MOST_IN_BOX).get(ndim, (1,))
     furthest = max(1, *(max(pair) for pair in stencil.reach))
-    for most in range(min(steps, limits[min(furthest, len(limits)) - 1]), 1, -1):
-        count = -(-steps // -(-steps // most))
-        fused = _fused(replace(stencil, steps=count), ndim, shared, wish)
-        if fused:
-            return fused
+    most = min(steps, limits[min(furthest, len(limits)) - 1])
+    counts = sorted({-(-steps // -(-steps // limit)) for limit in range(2, most + 1)}, reverse=True)
+    fused = [found for count in counts if (found := _fused(replace(stencil, steps=count), ndim, shared, wish))]
+    if ndim == 2:
+        # Steps without reads along z are worth more than some more steps. Planes of 3 axes need too many registers.
+        fused.sort(key=lambda kernel: not (kernel.hold and kernel.steps >= _FEW))
+    if fused:
+        return fused[0]
     x = min(wish[1] or _STREAMED[ndim][1], 1024)
     c = min(wish[0] or _STREAMED[ndim][0], 1024 // x)
-    return replace(stencil, steps=1, tile=(c, x), threads=c * x)
+    return replace(stencil, tile=(c, x), threads=c * x)
 
 
 def _fused(kernel: Kernel, ndim: int, shared: int, wish: Sequence[int]) -> Kernel | None:
     """The kernel with the tile that is the largest part of its frame; None: too small a part, or it does not fit."""
     around = [kernel.steps * sum(reach) for reach in kernel.reach[2:]]
-    frames = [(1, x) for x in (256, 512, 1024)] if ndim < 3 else list(product(range(8, 65), (32, 48, 64)))
-    tiles = [(c - around[0], x - around[1]) for c, x in frames]
-    wished = (wish[0] or 1, wish[1]) if wish[1] and (wish[0] or ndim < 3) else None
-    best, most = None, _USEFUL
-    for tile in [*([wished] if wished else []), *tiles]:
-        found = replace(kernel, tile=tile)
-        cells = math.prod(found.frame)
-        if min(tile) < 1 or found.shared > shared or cells > _MOST_CELLS:
-            continue
-        useful = math.prod(tile) / cells
-        if useful > most or tile == wished:
-            best, most = replace(found, threads=min(_FUSED_THREADS // 2 if ndim < 3 else _FUSED_THREADS, -(-cells // 32) * 32)), useful
-        if tile == wished or (ndim < 3 and most > 0.85):
-            break  # of rows, longer ones would leave a processor fewer blocks
-    return best
+    most = min(_MOST_CELLS, shared // (kernel.steps * kernel.slots * SIZES[kernel.dtype]))
+    frames = list(product(range(8, 65), (32, 48, 64))) if ndim > 2 else [(1, x) for x in (256, 512, 1024)]
+    if wish[1] and (wish[0] or ndim < 3):
+        frames.insert(0, ((wish[0] or 1) + around[0], wish[1] + around[1]))
+    best, best_part = (0, 0), _USEFUL
+    for frame in frames:
+        tile = frame[0] - around[0], frame[1] - around[1]
+        part = math.prod(tile) / math.prod(frame)
+        wished = tile == (wish[0] or tile[0], wish[1])
+        if min(tile) > 0 and math.prod(frame) <= most and (part > best_part or wished):
+            best, best_part = tile, part
+            if wished or (ndim < 3 and part > 0.85):
+                break  # of rows, longer ones would leave a processor fewer blocks
+    if not any(best):
+        return None
+    cells = math.prod(n + a for n, a in zip(best, around, strict=True))
+    return replace(kernel, tile=best, threads=min(256 if ndim < 3 else 512, -(-cells // 32) * 32))
 
 
+@lru_cache(maxsize=256)
 def planes_of(planes: int, tiles: int, extra: int, at_once: int) -> int:
     """How many planes a block marches over, so that the last blocks do not run alone.
 
@@ -218,7 +228,7 @@ def _geometry(
     lengths = (geometry["hi"] - geometry["lo"])[0].tolist()
     blocks = [-(-n // cells) for n, cells in zip(lengths[1:], (1, *kernel.tile), strict=True)]
     rounds = sum(kernel.reach[0]) if kernel.steps == 1 else kernel.steps * (kernel.reach[0][0] + kernel.lag)
-    beside = 4 if kernel.steps == 1 else max(1, min(1024 // kernel.threads, machine.shared // kernel.shared))
+    beside = kernel.beside if kernel.steps == 1 else min(kernel.beside, machine.shared // kernel.shared)
     planes = planes or planes_of(lengths[0], math.prod(blocks), rounds, machine.processors * beside)
     geometry["blocks"] = [-(-lengths[0] // planes), *blocks]
     geometry["planes"] = planes

@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 MODES = ("wrap", "constant", "nearest", "reflect", "mirror")
 SIZES = {"f4": 4, "f8": 8, "c8": 8, "c16": 16}
-_WINDOW = 80  # registers (of 4 bytes) in which a thread may keep planes
+_WINDOW = 80  # registers (of 4 bytes) in which a thread may keep planes, if there is one step
+_HELD = 32  # and if there are several: more leave too few threads to a processor
+_REST = 20  # registers that a thread with one step needs for the rest
+_REGISTERS = 65536  # of a processor
 _FOLDER = Path(__file__).parent
 
 
@@ -82,10 +85,25 @@ class Kernel:
     @property
     def ahead(self) -> int:
         """Planes that a thread with one step loads together; 0: too many columns, so each tap is read when added."""
-        for ahead in (4, 2, 1):
-            if sum(column.span + ahead for column in self.columns) * SIZES[self.dtype] <= 4 * _WINDOW:
-                return ahead
-        return 0
+        return next((ahead for ahead in (4, 2, 1) if self._window(ahead) <= _WINDOW), 0)
+
+    @property
+    def beside(self) -> int:
+        """Blocks that a processor shall run at the same time: the compiler saves registers for it."""
+        registers = 60 + 4 * self.steps
+        if self.steps == 1:
+            registers = _REST + (self._window(self.ahead) if self.ahead else _WINDOW // 2)
+        return max(1, min(_REGISTERS // (registers * self.threads), 1536 // self.threads, 8))
+
+    def _window(self, ahead: int) -> int:
+        """Registers for the planes that a thread with one step keeps."""
+        return sum(column.span + ahead for column in self.columns) * SIZES[self.dtype] // 4
+
+    @property
+    def hold(self) -> bool:
+        """Whether a thread with several steps keeps what it computes in registers too."""
+        each = -(-math.prod(self.frame) // self.threads)
+        return self.steps * each * (sum(self.reach[0]) + 1) * SIZES[self.dtype] // 4 <= _HELD
 
     @property
     def lag(self) -> int:
@@ -111,7 +129,7 @@ class Kernel:
 def source(kernel: Kernel, name: str = "advance") -> str:
     """CUDA C++ of one kernel. Needs C++17, no headers, and ``--fmad=false`` for the bits of the other rooms."""
     columns = kernel.columns
-    constants = {"THREADS": kernel.threads, "COLUMNS": len(columns)}
+    constants = {"THREADS": kernel.threads, "BESIDE": kernel.beside, "COLUMNS": len(columns)}
     flags = {"HAS_FIELD": kernel.field, "HAS_PREVIOUS": kernel.previous}
     for axis, (before, after), mode in zip("ZBCX", kernel.reach, kernel.modes, strict=True):
         constants |= {f"BEFORE_{axis}": before, f"AFTER_{axis}": after, f"MODE_{axis}": MODES.index(mode)}
@@ -120,6 +138,7 @@ def source(kernel: Kernel, name: str = "advance") -> str:
         flags["DIRECT"] = not kernel.ahead
         constants |= {"AHEAD": max(kernel.ahead, 1), "DEPTH": max(column.span for column in columns) + 1}
     else:
+        flags["HOLD"] = kernel.hold
         constants |= {f"FRAME_{axis}": cells for axis, cells in zip("CX", kernel.frame, strict=True)}
         constants |= {"STEPS": kernel.steps, "LAG": kernel.lag, "SLOTS": kernel.slots, "SHARED": kernel.shared}
     lines = [f"constexpr int {key} = {value};" for key, value in constants.items()]
@@ -174,13 +193,15 @@ def _arithmetic(dtype: str) -> list[str]:
 
 def _sum(kernel: Kernel) -> list[str]:
     """The sum of the taps, one line each. The first product is not added to zero: 0.0 + -0.0 would lose the sign."""
-    number = {column[:3]: n for n, column in enumerate(kernel.columns)}
+    number = {(column.b, column.c, column.x): n for n, column in enumerate(kernel.columns)}
     terms = []
-    for (z, *at), weight in zip(kernel.offsets, kernel.weights, strict=True):
+    for (z, b, c, x), weight in zip(kernel.offsets, kernel.weights, strict=True):
         parts = (weight.real, weight.imag) if isinstance(weight, complex) else (weight,)
         literals = ", ".join(literal(part, kernel.dtype) for part in parts)
-        terms.append(f"times(at({number[tuple(at)]}, {z}), {literals})")
-    lines = [f"    {'acc = plus(acc, ' if n else 'Value acc = '}{term}{')' if n else ''};" for n, term in enumerate(terms)]
+        terms.append(f"times(at({number[b, c, x]}, {z}), {literals})")
+    lines = [
+        f"    {'acc = plus(acc, ' if n else 'Value acc = '}{term}{')' if n else ''};" for n, term in enumerate(terms)
+    ]
     head = "template <class At> __device__ __forceinline__ Value sum(const At &at) {"
     return [head, *(lines or ["    Value acc{};"]), "    return acc;", "}"]
 

@@ -69,7 +69,7 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BESIDE)
 NAME(const Value *__restrict__ src, Value *__restrict__ dst, const Real *__restrict__ field,
      const Value *__restrict__ previous, Value *__restrict__ kept, const Geometry g) {
     Index number = blockIdx.x;
