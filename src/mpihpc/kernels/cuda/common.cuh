@@ -5,6 +5,7 @@
 //   COLUMNS               taps that differ along z only are a column: so many there are
 //   b_of(n) ...           the column's offsets along b, c and x, its lowest along z, and how far it goes from there
 //   sum(at)               at(n, dz) is the cell of column n, dz planes ahead; adds the taps in their order
+//   TABLE                 1: there are so many taps that they are a table, and at(tap) is the cell of one
 //
 // Axes are z, the slowest, along which a block marches, then b, c, x, the fastest. Arrays of fewer axes lack b, then c,
 // then z. All arrays have the same coordinates, and come as the address of the cell at their origin, there or not.

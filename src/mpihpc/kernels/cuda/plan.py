@@ -24,6 +24,7 @@ _AXES = {1: (3,), 2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}  # where the axes of
 _STREAMED = {1: (1, 256), 2: (1, 256), 3: (8, 32), 4: (8, 32)}  # tile of a kernel with one step
 _MOST_CELLS = 2048  # of a fused tile's frame
 _NARROW = 1 << 30  # cells between a cell and one that it reads, for which 32 bits are enough
+_MOST_TAPS = 64  # of a fused kernel, or it takes long to compile
 _FEW = 4  # steps that are enough to hide how slow memory is
 _USEFUL = 0.4  # of the cells of a fused tile's frame, those that are result: at least
 # The most steps worth while, by number of axes, for taps that reach 1, 2, ... cells (further: as the last).
@@ -91,6 +92,7 @@ def advance(
         previous=previous is not None,
         tile=(1, 1),
         threads=1,
+        flat=src.ndim == 1,
     )
     reach = [stencil.reach[axis] for axis in _AXES[src.ndim]]
     origin = (0,) * src.ndim
@@ -144,7 +146,7 @@ def choose(stencil: Kernel, ndim: int, steps: int, shared: int, tile: Sequence[i
     on_axes = all(sum(n != 0 for n in offset) <= 1 for offset in stencil.offsets)
     limits = (_MOST_ON_AXES if on_axes else _MOST_IN_BOX).get(ndim, (1,))
     furthest = max(1, *(max(pair) for pair in stencil.reach))
-    most = min(steps, limits[min(furthest, len(limits)) - 1])
+    most = min(steps, limits[min(furthest, len(limits)) - 1]) if len(stencil.offsets) <= _MOST_TAPS else 1
     counts = sorted({-(-steps // -(-steps // limit)) for limit in range(2, most + 1)}, reverse=True)
     fused = [found for count in counts if (found := _fused(replace(stencil, steps=count), ndim, shared, wish))]
     if ndim == 2:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 MODES = ("wrap", "constant", "nearest", "reflect", "mirror")
 SIZES = {"f4": 4, "f8": 8, "c8": 8, "c16": 16}
-_WINDOW = 80  # registers (of 4 bytes) in which a thread may keep planes, if there is one step
-_HELD = 32  # and if there are several: more leave too few threads to a processor
-_REST = 20  # registers that a thread with one step needs for the rest
+_AHEAD = (4, 2, 1)  # planes that a thread with one step may load together
+_MOST = 120  # registers (of 4 bytes) that it may then need
+_HELD = 32  # registers in which a thread with several steps may keep rows: more leave too few threads to a processor
 _REGISTERS = 65536  # of a processor
 _FOLDER = Path(__file__).parent
 
@@ -50,7 +50,9 @@ class Kernel:
     threads : int
         Of a block. With one step: one for each cell of the tile.
     wide : bool
-        Whether cells that a tap reads may be 2**31 cells from the tap's own.
+        Whether the cell of a tap may be 2**31 cells away.
+    flat : bool
+        Whether arrays have one plane only, since they have one axis.
     """
 
     dtype: str
@@ -63,6 +65,7 @@ class Kernel:
     tile: tuple[int, int]
     threads: int
     wide: bool = False
+    flat: bool = False
 
     @cached_property
     def reach(self) -> tuple[tuple[int, int], ...]:
@@ -84,20 +87,24 @@ class Kernel:
 
     @property
     def ahead(self) -> int:
-        """Planes that a thread with one step loads together; 0: too many columns, so each tap is read when added."""
-        return next((ahead for ahead in (4, 2, 1) if self._window(ahead) <= _WINDOW), 0)
+        """Planes that a thread with one step loads together; 0: too many columns, so taps are read when added."""
+        return next((ahead for ahead in _AHEAD[2 * self.flat :] if self._registers(ahead) <= _MOST), 0)
+
+    @property
+    def table(self) -> bool:
+        """Whether the kernel goes through a table of taps."""
+        return self.steps == 1 and not self.ahead
 
     @property
     def beside(self) -> int:
         """Blocks that a processor shall run at the same time: the compiler saves registers for it."""
-        registers = 60 + 4 * self.steps
-        if self.steps == 1:
-            registers = _REST + (self._window(self.ahead) if self.ahead else _WINDOW // 2)
+        registers = self._registers(self.ahead) if self.steps == 1 and self.ahead else 60 + 4 * self.steps
         return max(1, min(_REGISTERS // (registers * self.threads), 1536 // self.threads, 8))
 
-    def _window(self, ahead: int) -> int:
-        """Registers for the planes that a thread with one step keeps."""
-        return sum(column.span + ahead for column in self.columns) * SIZES[self.dtype] // 4
+    def _registers(self, ahead: int) -> int:
+        """What a thread with one step needs: for the planes that it keeps, for addresses, and for the rest."""
+        cells = sum(column.span + ahead for column in self.columns)
+        return cells * SIZES[self.dtype] // 4 + 2 * len(self.columns) + 20
 
     @property
     def hold(self) -> bool:
@@ -135,7 +142,6 @@ def source(kernel: Kernel, name: str = "advance") -> str:
         constants |= {f"BEFORE_{axis}": before, f"AFTER_{axis}": after, f"MODE_{axis}": MODES.index(mode)}
     constants |= {"TILE_C": kernel.tile[0], "TILE_X": kernel.tile[1]}
     if kernel.steps == 1:
-        flags["DIRECT"] = not kernel.ahead
         constants |= {"AHEAD": max(kernel.ahead, 1), "DEPTH": max(column.span for column in columns) + 1}
     else:
         flags["HOLD"] = kernel.hold
@@ -146,7 +152,8 @@ def source(kernel: Kernel, name: str = "advance") -> str:
     offset = ("long long", "(-0x7fffffffffffffffLL)") if kernel.wide else ("int", "(-0x7fffffff)")
     lines += [f"typedef {offset[0]} Offset;", f"constexpr Offset BEYOND = {offset[1]};"]
     lines += _arithmetic(kernel.dtype)
-    for field in Column._fields:
+    lines += ["#undef TABLE", f"#define TABLE {int(kernel.table)}"]
+    for field in () if kernel.table else Column._fields:
         cases = " ".join(f"case {n}: return {getattr(column, field)};" for n, column in enumerate(columns))
         lines.append(f"__device__ constexpr int {field}_of(int n) {{ switch (n) {{ {cases} }} return 0; }}")
     lines += _sum(kernel)
@@ -192,17 +199,33 @@ def _arithmetic(dtype: str) -> list[str]:
 
 
 def _sum(kernel: Kernel) -> list[str]:
-    """The sum of the taps, one line each. The first product is not added to zero: 0.0 + -0.0 would lose the sign."""
-    number = {(column.b, column.c, column.x): n for n, column in enumerate(kernel.columns)}
-    terms = []
-    for (z, b, c, x), weight in zip(kernel.offsets, kernel.weights, strict=True):
-        parts = (weight.real, weight.imag) if isinstance(weight, complex) else (weight,)
-        literals = ", ".join(literal(part, kernel.dtype) for part in parts)
-        terms.append(f"times(at({number[b, c, x]}, {z}), {literals})")
-    lines = [
-        f"    {'acc = plus(acc, ' if n else 'Value acc = '}{term}{')' if n else ''};" for n, term in enumerate(terms)
+    """The sum of the taps: a line for each, or a table, for compilers take minutes for a thousand lines.
+
+    The first product is not added to zero: 0.0 + -0.0 would lose the sign.
+    """
+    words = [
+        ", ".join(literal(part, kernel.dtype) for part in ((w.real, w.imag) if isinstance(w, complex) else (w,)))
+        for w in kernel.weights
     ]
     head = "template <class At> __device__ __forceinline__ Value sum(const At &at) {"
+    if kernel.table:
+        rows = (f"{{{', '.join(map(str, tap))}, {word}}}" for tap, word in zip(kernel.offsets, words, strict=True))
+        complex_weights = "," in words[0]
+        return [
+            f"struct Tap {{ int z, b, c, x; Real {'re, im' if complex_weights else 're'}; }};",
+            f"__device__ const Tap TAPS[] = {{{', '.join(rows)}}};",
+            f"__device__ __forceinline__ Value times(Value v, const Tap &tap) {{ return times(v, tap.re{', tap.im' * complex_weights}); }}",
+            head,
+            "    Value acc = times(at(TAPS[0]), TAPS[0]);",
+            f"    for (int t = 1; t < {len(words)}; ++t) acc = plus(acc, times(at(TAPS[t]), TAPS[t]));",
+            "    return acc;",
+            "}",
+        ]
+    number = {(column.b, column.c, column.x): n for n, column in enumerate(kernel.columns)}
+    terms = [
+        f"times(at({number[b, c, x]}, {z}), {word})" for (z, b, c, x), word in zip(kernel.offsets, words, strict=True)
+    ]
+    lines = [f"    acc = plus(acc, {term});" if n else f"    Value acc = {term};" for n, term in enumerate(terms)]
     return [head, *(lines or ["    Value acc{};"]), "    return acc;", "}"]
 
 

@@ -1,7 +1,8 @@
 // One step. A thread owns a cell (b, c, x) of the planes and marches along z. Of each column of taps it keeps what the
 // next planes need again, so that each step along z loads one new cell per column: neighbours in a plane come
 // from the first-level cache, where the threads beside have put them. AHEAD planes are loaded together, before any of
-// them is computed, to have enough loads under way. Too many columns for the registers: DIRECT reads every tap.
+// them is computed, to have enough loads under way. Too many columns for the
+// registers: TABLE reads every tap.
 
 template <bool EDGE, int PLANES>
 __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__restrict__ dst,
@@ -10,22 +11,20 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
     if (z0 >= z1) return;
     const Value constant = make_value(g.cval);
     const Value *own = src + b * g.src[1] + c * g.src[2] + x;
-    Offset at[COLUMNS];  // of each column's cell in this plane, from the thread's own; BEYOND: the constant
-#pragma unroll
-    for (int n = 0; n < COLUMNS; ++n) {
-        Index db = b_of(n), dc = c_of(n), dx = x_of(n);
+    // From the thread's own cell to another one of its plane, or to the one that stands for it; BEYOND: the constant.
+    const auto way = [&](Index db, Index dc, Index dx) {
         bool beyond = false;
         if (EDGE) {
             db = inside<MODE_B>(b + db, g.first[1], g.end[1], beyond) - b;
             dc = inside<MODE_C>(c + dc, g.first[2], g.end[2], beyond) - c;
             dx = inside<MODE_X>(x + dx, g.first[3], g.end[3], beyond) - x;
         }
-        at[n] = beyond ? BEYOND : Offset(db * g.src[1] + dc * g.src[2] + dx);
-    }
-    const auto cell = [&](int n, Index z) {
-        bool beyond = EDGE && at[n] == BEYOND;
+        return beyond ? BEYOND : Offset(db * g.src[1] + dc * g.src[2] + dx);
+    };
+    const auto cell = [&](Offset at, Index z) {
+        bool beyond = EDGE && at == BEYOND;
         if (EDGE) z = inside<MODE_Z>(z, g.first[0], g.end[0], beyond);
-        return beyond ? constant : own[z * g.src[0] + at[n]];
+        return beyond ? constant : own[z * g.src[0] + at];
     };
     Value *to = dst + b * g.dst[1] + c * g.dst[2] + x, *keep = kept + b * g.kept[1] + c * g.kept[2] + x;
     const Real *factor = field + b * g.field[1] + c * g.field[2] + x;
@@ -39,24 +38,26 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
         to[z * g.dst[0]] = update(sum, here, before, f);
         if (HAS_PREVIOUS && kept) keep[z * g.kept[0]] = here;
     };
-    if (DIRECT) {
-        for (Index z = z0; z < z1; ++z)
-            finish(sum([&](int n, int dz) { return cell(n, z + dz); }), z);
-        return;
-    }
+#if TABLE
+    for (Index z = z0; z < z1; ++z)
+        finish(sum([&](const Tap &tap) { return cell(way(tap.b, tap.c, tap.x), z + tap.z); }), z);
+#else
+    Offset at[COLUMNS];
+#pragma unroll
+    for (int n = 0; n < COLUMNS; ++n) at[n] = way(b_of(n), c_of(n), x_of(n));
     Value window[COLUMNS][DEPTH + PLANES - 1];  // of each column, from its lowest plane on
 #pragma unroll
     for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
         for (int i = 0; i < DEPTH - 1; ++i)
-            if (i < span_of(n)) window[n][i] = cell(n, z0 + first_of(n) + i);
+            if (i < span_of(n)) window[n][i] = cell(at[n], z0 + first_of(n) + i);
     for (Index z = z0; z < z1; z += PLANES) {
 #pragma unroll
         for (int u = 0; u < PLANES; ++u) {
             const Index newest = least(z + u, z1 - 1);
 #pragma unroll
             for (int n = 0; n < COLUMNS; ++n)
-                window[n][span_of(n) + u] = cell(n, newest + first_of(n) + span_of(n));
+                window[n][span_of(n) + u] = cell(at[n], newest + first_of(n) + span_of(n));
         }
 #pragma unroll
         for (int u = 0; u < PLANES; ++u)
@@ -67,6 +68,7 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
             for (int i = 0; i < DEPTH - 1; ++i)
                 if (i < span_of(n)) window[n][i] = window[n][i + PLANES];
     }
+#endif
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BESIDE)
