@@ -34,7 +34,8 @@ extern "C" void run_{verb}_{size}(void *buffer, void *array, const long long *ta
     static const boxes_{size}::Strides *steps;
     cells[0] = buffer, cells[1] = array, rows = table, count = boxes, steps = strides;
     launch(blocks, boxes_{size}::THREADS, false, false, [] {{
-        boxes_{size}::{verb}_{size}((boxes_{size}::Cell *)cells[0], (boxes_{size}::Cell *)cells[1], rows, count, *steps);
+        using namespace boxes_{size};
+        {verb}_{size}((Cell *)cells[0], (Cell *)cells[1], rows, count, *steps);
     }});
 }}
 """

@@ -1,30 +1,32 @@
-"""The kernels on a GPU: CUDA C++ made for one stencil and compiled when it is first used. Needs CuPy, when called.
+"""The kernels on a GPU: CUDA C++ made for one stencil and compiled when it is first used. Calls need CuPy.
 
-The same functions as in `mpihpc.kernels.cpu`, on CuPy arrays of one device. They start work on CuPy's current stream and
-do not wait for it. What a call goes through:
+The same functions as in `mpihpc.kernels.cpu`, on CuPy arrays of one device. They start work on CuPy's current stream
+and do not wait for it. What a call goes through:
 
-1. `plan.advance` looks at the arguments and makes a `source.Kernel`: all that the compiler is to know, that is dtype, taps,
-   weights, boundary modes, steps, tile.
-2. `source.source` writes its text: constants, and ``sum``, which adds the taps in their order. For the five points of
-   ``heat`` in float64 it is::
+1. `plan.advance` looks at the arguments and makes a `source.Kernel`: all that the compiler is to know, that is dtype,
+   taps, weights, boundary modes, steps, tile.
+2. `source.source` writes its text: constants, and ``sum``, which adds the taps in their order. For five points in
+   float64 it is::
 
        template <class At> __device__ __forceinline__ Value sum(const At &at) {
-           Value acc = times(at(0, -1), 0x1.0p-3);               // column 0, one plane back
-           acc = plus(acc, times(at(1, 0), 0x1.0p-3));           // column 1: the cell to the left
-           acc = plus(acc, times(at(0, 0), 0x1.0p-1));
+           Value acc = times(at(0, -1), 0x1.0000000000000p-3);           // column 0, one plane back
+           acc = plus(acc, times(at(1, 0), 0x1.0000000000000p-3));       // column 1, the cell to the left
+           acc = plus(acc, times(at(0, 0), 0x1.0000000000000p-1));
            ...
 
-   In front of two files that are the same for all stencils: `common.cuh`, and `streaming.cuh` for one step or
+   in front of two files that are the same for all stencils: `common.cuh`, and `streaming.cuh` for one step or
    `fused.cuh` for several. Both begin with how they work.
-3. `plan.advance` counts blocks and fills in a `GEOMETRY`: all that changes from call to call. The kernel gets it by value.
-4. CuPy compiles the text (NVRTC; kept in memory and in the user's folder) and starts it.
+3. `plan.advance` counts blocks and fills in a `GEOMETRY`: all that changes from call to call. The kernel gets it by
+   value. More steps than one kernel fuses are several launches.
+4. CuPy compiles the text (NVRTC; kept in memory and in the user's folder) and starts the kernel.
 
-Steps 1 to 3 are pure functions, and a plan runs on any `plan.Machine`: the tests compile the same text for the CPU.
+Steps 1 to 3 are pure functions and run on any `plan.Machine`: the tests have one that compiles the same text for the
+CPU and takes NumPy arrays.
 
-Multiplications and additions are not fused (``--fmad=false``), so results have the bits of the other rooms. The fast mode,
-``strict=False``, lets the compiler fuse them. With T taps it then differs from the strict mode by at most
-2 T eps sum|w| max|x| per step, with eps half the distance from 1 to the next number: both lie within half of it of the
-exact sum.
+Multiplications and additions are not fused (``--fmad=false``), so results have the bits of the other rooms. The fast
+mode, ``strict=False``, lets the compiler fuse them. With T taps its sums differ from the strict ones by at most
+``2 T eps sum|w| max|x|`` (eps: half the distance from 1 to the next number; in the first order of eps), because each of
+the two lies within half of that of the exact sum.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def correlate(
 ) -> None:
     """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
 
-    Parameters are those of `mpihpc.kernels.cpu.correlate` with CuPy arrays; `threads` is ignored, `strict` as in `advance`.
+    Parameters are those of `mpihpc.kernels.cpu.correlate` with CuPy arrays; `threads` is ignored, `strict` is that of
+    `advance`.
     """
     taps = np.asarray(offsets, np.int64).reshape(-1, src.ndim)
     if taps.min(initial=0) < 0:
@@ -119,7 +122,8 @@ class Boxes:
     Parameters
     ----------
     boxes : sequence of boxes, each a sequence of (first, end) for each of 1 to 4 axes
-        In the coordinates of the arrays to come. In the buffer their cells lie one behind the other, each box in C order.
+        In the coordinates of the arrays to come. In the buffer their cells lie one behind the other, each box in C
+        order.
     dtype : numpy.dtype
         Of the arrays; 1, 2, 4, 8 or 16 bytes.
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from mpihpc.kernels.cuda.source import MODES, SIZES, Kernel
 
 GEOMETRY = np.dtype(
-    [(name, "i8", 4) for name in "lo hi first end src dst field previous kept blocks".split()]
+    [(name, "i8", 4) for name in ("lo", "hi", "first", "end", "src", "dst", "field", "previous", "kept", "blocks")]
     + [("planes", "i8"), ("cval", "f8", 2)]
 )
 """`Geometry` of common.cuh."""

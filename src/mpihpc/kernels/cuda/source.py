@@ -18,7 +18,7 @@ _FOLDER = Path(__file__).parent
 
 
 class Column(NamedTuple):
-    """Taps that differ along z only: where they are in a plane, the first one's offset along z, and the last's less it."""
+    """Taps that differ along z only: where in a plane, from where along z, and how much further."""
 
     b: int
     c: int
@@ -214,7 +214,9 @@ def _sum(kernel: Kernel) -> list[str]:
         return [
             f"struct Tap {{ int z, b, c, x; Real {'re, im' if complex_weights else 're'}; }};",
             f"__device__ const Tap TAPS[] = {{{', '.join(rows)}}};",
-            f"__device__ __forceinline__ Value times(Value v, const Tap &tap) {{ return times(v, tap.re{', tap.im' * complex_weights}); }}",
+            "__device__ __forceinline__ Value times(Value v, const Tap &tap) {",
+            f"    return times(v, tap.re{', tap.im' if complex_weights else ''});",
+            "}",
             head,
             "    Value acc = times(at(TAPS[0]), TAPS[0]);",
             f"    for (int t = 1; t < {len(words)}; ++t) acc = plus(acc, times(at(TAPS[t]), TAPS[t]));",

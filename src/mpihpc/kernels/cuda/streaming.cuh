@@ -1,13 +1,14 @@
 // One step. A thread owns a cell (b, c, x) of the planes and marches along z. Of each column of taps it keeps what the
 // next planes need again, so that each step along z loads one new cell per column: neighbours in a plane come
 // from the first-level cache, where the threads beside have put them. AHEAD planes are loaded together, before any of
-// them is computed, to have enough loads under way. Too many columns for the
-// registers: TABLE reads every tap.
+// them is computed, to have enough loads under way. Too many columns for the registers: TABLE reads every tap.
 
-template <bool EDGE, int PLANES>
+// EDGE: taps may lie beyond an edge in the plane. EDGE_Z: planes may.
+template <bool EDGE, bool EDGE_Z, int PLANES>
 __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__restrict__ dst,
-                                      const Real *__restrict__ field, const Value *__restrict__ previous, Value *__restrict__ kept,
-                                      const Geometry &g, Index z0, Index z1, Index b, Index c, Index x) {
+                                      const Real *__restrict__ field, const Value *__restrict__ previous,
+                                      Value *__restrict__ kept, const Geometry &g, Index z0, Index z1, Index b,
+                                      Index c, Index x) {
     if (z0 >= z1) return;
     const Value constant = make_value(g.cval);
     const Value *own = src + b * g.src[1] + c * g.src[2] + x;
@@ -22,8 +23,8 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
         return beyond ? BEYOND : Offset(db * g.src[1] + dc * g.src[2] + dx);
     };
     const auto cell = [&](Offset at, Index z) {
-        bool beyond = EDGE && at == BEYOND;
-        if (EDGE) z = inside<MODE_Z>(z, g.first[0], g.end[0], beyond);
+        bool beyond = EDGE && (MODE_B == CONSTANT || MODE_C == CONSTANT || MODE_X == CONSTANT) && at == BEYOND;
+        if (EDGE_Z) z = inside<MODE_Z>(z, g.first[0], g.end[0], beyond);
         return beyond ? constant : own[z * g.src[0] + at];
     };
     Value *to = dst + b * g.dst[1] + c * g.dst[2] + x, *keep = kept + b * g.kept[1] + c * g.kept[2] + x;
@@ -85,9 +86,9 @@ NAME(const Value *__restrict__ src, Value *__restrict__ dst, const Real *__restr
                           within<MODE_X>(x0 - BEFORE_X, x0 + TILE_X + AFTER_X, g, 3);
     const Index cut = MODE_Z == WRAP ? z0 : least(most(g.first[0] + BEFORE_Z, z0), z1);
     const Index last = MODE_Z == WRAP ? z1 : most(cut, least(g.end[0] - AFTER_Z, z1));
-    const Index begin = interior ? cut : z1, end = interior ? last : z1;
 #pragma unroll 1
     for (int piece = 0; piece < 2; ++piece)
-        march<true, 1>(src, dst, field, previous, kept, g, piece ? end : z0, piece ? z1 : begin, b, c, x);
-    march<false, AHEAD>(src, dst, field, previous, kept, g, begin, end, b, c, x);
+        march<true, true, 1>(src, dst, field, previous, kept, g, piece ? last : z0, piece ? z1 : cut, b, c, x);
+    if (interior) march<false, false, AHEAD>(src, dst, field, previous, kept, g, cut, last, b, c, x);
+    else march<true, false, AHEAD>(src, dst, field, previous, kept, g, cut, last, b, c, x);
 }
