@@ -15,13 +15,16 @@ import pytest
 
 from cuda_compile import find_compiler
 from cuda_host import Host, Recorder, compile_host, fenced
+from mpihpc.kernels import reference
 from mpihpc.kernels.cuda import plan
-from mpihpc.kernels.cuda.source import MODES, Kernel, boxes_source, literal, source
+from mpihpc.kernels.cuda.source import MODES, Kernel, boxes_source, literals, source
 from test_kernels import assert_same_bits, fused_case, one_step
 
 SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448}  # bytes that a block may have
+SCALARS = {"f4": "f4", "f8": "f8", "c8": "f4", "c16": "f8"}
 ITEMSIZES = (1, 2, 4, 8, 16)
 CASES = 40
+SPECIAL = [("f4", False), ("f8", False), ("c8", False), ("c16", True)]
 
 
 def star(ndim: int, radius: int) -> np.ndarray:
@@ -40,7 +43,7 @@ def stencil(dtype: str, offsets: np.ndarray, modes: str, imaginary: bool = False
     return Kernel(
         dtype,
         tuple(plan.on_four(offset, 0) for offset in offsets.tolist()),
-        tuple((weights * 1j if imaginary else weights).tolist()),
+        literals((weights * 1j if imaginary else weights).astype(dtype if imaginary else SCALARS[dtype])),
         four,
         steps=1,
         field=more.get("field", False),
@@ -92,13 +95,32 @@ def run(machine: Recorder, case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray
     return result, kept
 
 
+def special_case(rng: np.random.Generator, dtype: str, imaginary: bool) -> dict[str, Any]:
+    """Zeros of both signs, the smallest and the largest numbers, infinities and NaNs, in cells and weights."""
+    tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+    values = np.array([0.0, -0.0, 1.0, -1.0, tiny, -3 * tiny, huge, -huge, np.inf, -np.inf, np.nan])
+    src = rng.choice(values, (30, 60)).astype(dtype)
+    weights = np.array([-0.0, 0.5, tiny, -np.inf, np.nan], dtype if imaginary else src.real.dtype)
+    if dtype[0] == "c":
+        src.imag = rng.choice(values, src.shape)
+    if imaginary:
+        weights.imag = [np.inf, -0.0, -huge, 2, 0]
+    offsets = np.array([[0, 0], [1, 1], [0, 2], [2, 0], [1, 3]])[: int(rng.integers(1, 6))]
+    expected = np.empty((28, 57), dtype)
+    reference.correlate(src, expected, offsets, weights[: len(offsets)])
+    arguments = {"src": src, "field": None, "previous": None, "offsets": offsets, "weights": weights[: len(offsets)]}
+    arguments |= {"steps": 1, "box": [(0, 28), (0, 57)], "edges": [(0, 30), (0, 60)], "modes": ["wrap", "wrap"]}
+    return {"arguments": arguments, "expected": expected, "kept": None}
+
+
 @pytest.fixture(scope="module")
 def host(comm, tmp_path_factory):
     """Random cases, and a machine that knows their kernels and those of all boxes. Collective."""
     if not shutil.which("g++"):
         pytest.skip("no g++ to compile the kernels for this machine")
     rng = np.random.default_rng(21)
-    cases = [fused_case(rng) for _ in range(CASES)]
+    cases = [special_case(rng, dtype, imaginary) for dtype, imaginary in SPECIAL]
+    cases += [fused_case(rng) for _ in range(CASES)]
     recorder = Recorder()
     for number, case in enumerate(cases):
         ndim, tile = case["expected"].ndim, []
@@ -161,7 +183,8 @@ def test_the_host_sees_races(comm, tmp_path_factory) -> None:
     library = compiled(comm, tmp_path_factory, {name: (kernel, code) for name, code in texts.items()})
     whole = np.random.default_rng(1).standard_normal((20, 50))
     expected = whole
-    offsets, weights, modes = box(2, 1), np.array(base.weights), ["reflect", "wrap"]
+    offsets, modes = box(2, 1), ["reflect", "wrap"]
+    weights = (np.arange(9) - 2.5) / 16  # those of `stencil`
     for _ in range(3):
         expected = one_step(expected, offsets, weights, modes, 1.5)
     src = np.pad(whole, ((0, 0), (3, 3)), mode="wrap")
@@ -248,14 +271,19 @@ def test_what_a_kernel_is() -> None:
     ]
 
 
-def test_numbers_are_written_exactly() -> None:
+def test_weights_are_written_exactly() -> None:
     rng = np.random.default_rng(3)
-    for number in [0.1, -0.0, 1e-310, *rng.standard_normal(50)]:
-        assert math.copysign(1, float.fromhex(literal(number, "f8"))) == math.copysign(1, number)
-        assert float.fromhex(literal(number, "c16")) == number
-        single = float(np.float32(number))
-        assert literal(single, "f4").endswith("f") and float.fromhex(literal(single, "f4")[:-1]) == single
-    assert literal(-math.inf, "f8") == "-(0x1p+1023 * 0x1p+1023)"
+    for dtype in ("f4", "f8"):
+        numbers = np.array([0.1, 0.0, -0.0, 1e-310, *rng.standard_normal(50)], dtype)
+        read = [float.fromhex(text.removesuffix("f")) for text in literals(numbers)]
+        assert np.array(read, dtype).tobytes() == numbers.tobytes()
+        assert all(text.endswith("f") == (dtype == "f4") for text in literals(numbers))
+    pair = literals(np.array([0.1 - 0.2j]))[0].split(", ")
+    assert [float.fromhex(part) for part in pair] == [0.1, -0.2]
+    assert literals(np.array([-math.inf])) == ("-(0x1p+1023 * 0x1p+1023)",)
+    zeros = [stencil("f8", star(1, 1), "r"), stencil("f8", star(1, 1), "r")]
+    zeros = [replace(kernel, weights=literals(np.array([z] * 3))) for kernel, z in zip(zeros, (0.0, -0.0), strict=True)]
+    assert zeros[0] != zeros[1]  # else one would be taken for the other
 
 
 def test_choice_of_kernels() -> None:

@@ -12,13 +12,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mpihpc.kernels.cuda.source import MODES, SIZES, Kernel
+from mpihpc.kernels.cuda.source import MODES, SIZES, Kernel, literals
 
 GEOMETRY = np.dtype(
     [(name, "i8", 4) for name in ("lo", "hi", "first", "end", "src", "dst", "field", "previous", "kept", "blocks")]
     + [("planes", "i8"), ("cval", "f8", 2)]
 )
 """`Geometry` of common.cuh."""
+
+STRIDES = np.dtype([("of", "i8", 4)])
+"""`Strides` of boxes.cuh."""
 
 _AXES = {1: (3,), 2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}  # where the axes of an array lie among z, b, c, x
 _STREAMED = {1: (1, 256), 2: (1, 256), 3: (8, 32), 4: (8, 32)}  # tile of a kernel with one step
@@ -85,7 +88,7 @@ def advance(
     stencil = Kernel(
         dtype=_code(src.dtype),
         offsets=tuple(on_four(tap, 0) for tap in taps.tolist()),
-        weights=tuple(numbers.tolist()),
+        weights=literals(numbers),
         modes=on_four(modes, "wrap"),
         steps=1,
         field=field is not None,
@@ -374,8 +377,9 @@ def check_boxes(boxes: Sequence[Pairs], dtype: np.dtype, buffer: Any, array: Any
     for box in boxes:
         if len(box) != array.ndim or any(not 0 <= lo <= hi <= n for (lo, hi), n in zip(box, array.shape, strict=True)):
             raise ValueError(f"box {list(box)} does not lie in an array of shape {array.shape}")
-    strides = [stride // dtype.itemsize for stride in array.strides]
-    return np.array([(0,) * (4 - array.ndim) + tuple(strides)], np.int64)
+    strides = np.zeros(1, STRIDES)
+    strides["of"][0, 4 - array.ndim :] = [stride // dtype.itemsize for stride in array.strides]
+    return strides
 
 
 def _code(dtype: np.dtype) -> str:

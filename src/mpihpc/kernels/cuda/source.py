@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 MODES = ("wrap", "constant", "nearest", "reflect", "mirror")
 SIZES = {"f4": 4, "f8": 8, "c8": 8, "c16": 16}
 _AHEAD = (4, 2, 1)  # planes that a thread with one step may load together
@@ -37,8 +39,8 @@ class Kernel:
         ``f4 f8 c8 c16``.
     offsets : tuple of 4 int, for each tap
         In the order in which they are added.
-    weights : tuple of float, or of complex, one for each tap
-        In the data's precision.
+    weights : tuple of str, one for each tap
+        As C++ reads them: see `literals`. (As numbers, -0.0 would be equal to 0.0, and no NaN to itself.)
     modes : 4 str
         What lies beyond the edges of each axis; ``wrap`` for axes that the array does not have.
     steps : int
@@ -57,7 +59,7 @@ class Kernel:
 
     dtype: str
     offsets: tuple[tuple[int, int, int, int], ...]
-    weights: tuple[complex, ...]
+    weights: tuple[str, ...]
     modes: tuple[str, str, str, str]
     steps: int
     field: bool
@@ -203,10 +205,7 @@ def _sum(kernel: Kernel) -> list[str]:
 
     The first product is not added to zero: 0.0 + -0.0 would lose the sign.
     """
-    words = [
-        ", ".join(literal(part, kernel.dtype) for part in ((w.real, w.imag) if isinstance(w, complex) else (w,)))
-        for w in kernel.weights
-    ]
+    words = kernel.weights
     head = "template <class At> __device__ __forceinline__ Value sum(const At &at) {"
     if kernel.table:
         rows = (f"{{{', '.join(map(str, tap))}, {word}}}" for tap, word in zip(kernel.offsets, words, strict=True))
@@ -231,10 +230,20 @@ def _sum(kernel: Kernel) -> list[str]:
     return [head, *(lines or ["    Value acc{};"]), "    return acc;", "}"]
 
 
-def literal(number: float, dtype: str) -> str:
-    """A number of the data's precision as C++ reads it, exactly."""
-    suffix = "f" if dtype in ("f4", "c8") else ""
-    if math.isfinite(number):
-        return float(number).hex() + suffix
+def literals(weights: np.ndarray) -> tuple[str, ...]:
+    """Weights as C++ reads them, exactly; complex ones as two numbers.
+
+    >>> literals(np.array([0.5, -0.0], np.float32)), literals(np.array([1 - 2j]))
+    (('0x1.0000000000000p-1f', '-0x0.0p+0f'), ('0x1.0000000000000p+0, -0x1.0000000000000p+1',))
+    """
+    suffix = "f" if weights.dtype.char in "fF" else ""
     huge = f"(0x1p+127{suffix} * 0x1p+127{suffix})" if suffix else "(0x1p+1023 * 0x1p+1023)"
-    return f"({huge} - {huge})" if math.isnan(number) else f"{'-' if number < 0 else ''}{huge}"
+
+    def one(number: float) -> str:
+        if math.isfinite(number):
+            return number.hex() + suffix
+        return f"({huge} - {huge})" if math.isnan(number) else f"{'-' if number < 0 else ''}{huge}"
+
+    if weights.dtype.kind == "c":
+        return tuple(f"{one(w.real)}, {one(w.imag)}" for w in weights.tolist())
+    return tuple(one(w) for w in weights.tolist())
