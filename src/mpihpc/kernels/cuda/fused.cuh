@@ -1,15 +1,22 @@
-// STEPS steps in one pass, as in AN5D (Matsumura et al., CGO 2020), with rings of planes in shared memory. A block owns a
-// tile of the planes and marches along z with all steps ("levels") in flight. Level 0 is src, level STEPS is dst;
-// of each level before the last, as many planes are kept as the next one reads. Level l is LAG planes behind level l - 1,
+// STEPS steps in one pass, as in AN5D (Matsumura et al., CGO 2020), with rings of planes in shared memory. A block owns
+// a tile of the planes and marches along z with all steps ("levels") in flight. Level 0 is src, level STEPS is dst; of
+// each level before the last, as many planes are kept as the next one reads. Level l is LAG planes behind level l - 1,
 // one more than it looks ahead, so that in one round no level reads what another writes: one barrier per round. Tiles
 // overlap: around its cells a block computes those that the next levels need, fewer with each level (its frame).
 //
-// A thread owns cells of the frame. HOLD: if there are registers for it, it keeps what it has computed of them itself, so
-// that taps along z cost no reads. At the edges of the array it reads the cells that stand for those beyond, of the same
-// level; where they lie is found once. Arrays have no axis b.
+// A thread owns cells of the frame. HOLD: if there are registers for it, it keeps what it has computed of them itself,
+// so that taps along z cost no reads. At the edges of the array it reads the cells that stand for those beyond, of the
+// same level; where they lie is found once. Arrays have no axis b.
 
 constexpr int CELLS = FRAME_C * FRAME_X, EACH = (CELLS + THREADS - 1) / THREADS, WINDOW = BEFORE_Z + 1 + AFTER_Z;
 static_assert(STEPS * SLOTS * CELLS * sizeof(Value) <= SHARED, "the rings do not fit");
+
+constexpr Index FAR = 1 << 30;  // planes
+
+template <bool VALUE>
+struct Flag {
+    static constexpr bool value = VALUE;
+};
 
 extern "C" {
 extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -29,8 +36,8 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
     Value *ring = reinterpret_cast<Value *>(shared_memory);
     const Value constant = make_value(g.cval);
     const Index frame_c = lo[2] - STEPS * BEFORE_C, frame_x = lo[3] - STEPS * BEFORE_X;
-    int top[EACH];                            // the last level that has the thread's cell
-    int at[EACH][EDGE ? COLUMNS : 1];         // at edges: the cell of each column in a plane of a ring, -1: the constant
+    int top[EACH];                     // the last level that has the thread's cell
+    int at[EACH][EDGE ? COLUMNS : 1];  // at edges: the cell of each column in a plane of a ring, -1: the constant
     Index in_src[EACH], in_dst[EACH], in_field[EACH], in_previous[EACH], in_kept[EACH];
 #pragma unroll
     for (int j = 0; j < EACH; ++j) {
@@ -54,17 +61,19 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
                 at[j][n] = out ? -1 : int(at_c * FRAME_X + at_x);
             }
     }
-    // The planes of level l.
+    // Planes are counted from the first one of level 0, in short integers. Level l has those from low(l) to high(l).
+    const Index start = MODE_Z == WRAP ? lo[0] - STEPS * BEFORE_Z : most(lo[0] - STEPS * BEFORE_Z, g.first[0]);
+    const int edge = MODE_Z == WRAP ? 0 : int(most(g.first[0] - start, -FAR)), from = int(lo[0] - start);
+    const int far_edge = MODE_Z == WRAP ? 0 : int(least(g.end[0] - start, FAR)), to = int(hi[0] - start);
     const auto low = [&](int l) {
-        const Index z = lo[0] - (STEPS - l) * BEFORE_Z;
-        return MODE_Z == WRAP ? z : most(z, g.first[0]);
+        const int p = from - (STEPS - l) * BEFORE_Z;
+        return MODE_Z != WRAP && p < edge ? edge : p;
     };
     const auto high = [&](int l) {
-        const Index z = hi[0] + (STEPS - l) * AFTER_Z;
-        return MODE_Z == WRAP ? z : least(z, g.end[0]);
+        const int p = to + (STEPS - l) * AFTER_Z;
+        return MODE_Z != WRAP && p > far_edge ? far_edge : p;
     };
-    const Index start = low(0), stop = high(0);
-    const auto slot = [&](int l, Index z) { return (l * SLOTS + int(unsigned(z - start) % SLOTS)) * CELLS; };
+    const auto slot = [&](int l, int p) { return (l * SLOTS + int(unsigned(p) % SLOTS)) * CELLS; };
     Value held[HOLD ? STEPS : 1][HOLD ? WINDOW : 1][EACH];  // of each level, the planes that the next one reads
     const auto hold = [&](int l, int j, Value newest) {
         if constexpr (HOLD) {
@@ -73,44 +82,52 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
             held[l][WINDOW - 1][j] = newest;
         }
     };
-    for (Index round = start; round < hi[0] + STEPS * LAG; ++round) {
+    const int rounds = to + STEPS * LAG, stop = high(0);
+    for (int round = 0; round < rounds; ++round) {
         Value fetched[EACH];  // on its way while the levels compute
 #pragma unroll
         for (int j = 0; j < EACH; ++j)
-            if (round < stop && top[j] >= 0) fetched[j] = src[round * g.src[0] + in_src[j]];
+            if (round < stop && top[j] >= 0) fetched[j] = src[(start + round) * g.src[0] + in_src[j]];
 #pragma unroll
         for (int l = STEPS; l >= 1; --l) {  // a level reads what is held of the one before it, and then that moves on
-            const Index z = round - l * LAG;
-            if (z < low(l) || z >= high(l)) continue;
-            const bool all_held = HOLD && within<MODE_Z>(z - BEFORE_Z, z + AFTER_Z + 1, g, 0);
-            int plane[WINDOW];  // where the planes that it reads lie, -1: the constant
+            const int p = round - l * LAG;
+            if (p < low(l) || p >= high(l)) continue;
+            const auto fill = [&](auto inner) {
+                constexpr bool INNER = decltype(inner)::value;  // no plane that it reads lies beyond an edge
+                const Index z = start + p;
+                int plane[WINDOW];  // where the planes that it reads lie, -1: the constant
 #pragma unroll
-            for (int dz = -BEFORE_Z; dz <= AFTER_Z; ++dz) {
-                bool out = false;
-                const Index from = inside<MODE_Z>(z + dz, g.first[0], g.end[0], out);
-                plane[dz + BEFORE_Z] = out ? -1 : slot(l - 1, from);
-            }
+                for (int dz = -BEFORE_Z; dz <= AFTER_Z; ++dz) {
+                    bool out = false;
+                    const int read = INNER ? p + dz : int(inside<MODE_Z>(p + dz, edge, far_edge, out));
+                    plane[dz + BEFORE_Z] = out ? -1 : slot(l - 1, read);
+                }
 #pragma unroll
-            for (int j = 0; j < EACH; ++j) {
-                if (top[j] < l) continue;
-                const int own = int(threadIdx.x) + j * THREADS;
-                const Value total = sum([&](int n, int dz) {
-                    const int from = plane[dz + BEFORE_Z];
-                    if (HOLD && c_of(n) == 0 && x_of(n) == 0 && all_held) return held[HOLD ? l - 1 : 0][HOLD ? dz + BEFORE_Z : 0][j];
-                    if (MODE_Z == CONSTANT && from < 0) return constant;
-                    if (!EDGE) return ring[from + own + c_of(n) * FRAME_X + x_of(n)];
-                    return at[j][EDGE ? n : 0] < 0 ? constant : ring[from + at[j][EDGE ? n : 0]];
-                });
-                Value here = total, before = total;
-                Real factor = 0;
-                if (HAS_FIELD || HAS_PREVIOUS) here = all_held ? held[HOLD ? l - 1 : 0][HOLD ? BEFORE_Z : 0][j] : ring[plane[BEFORE_Z] + own];
-                if (HAS_PREVIOUS) before = l == 1 ? previous[z * g.previous[0] + in_previous[j]] : ring[slot(l - 2, z) + own];
-                if (HAS_FIELD) factor = field[z * g.field[0] + in_field[j]];
-                const Value result = update(total, here, before, factor);
-                if (l < STEPS) ring[slot(l, z) + own] = result, hold(l, j, result);
-                else dst[z * g.dst[0] + in_dst[j]] = result;
-                if (HAS_PREVIOUS && l == STEPS) kept[z * g.kept[0] + in_kept[j]] = here;
-            }
+                for (int j = 0; j < EACH; ++j) {
+                    if (top[j] < l) continue;
+                    const int own = int(threadIdx.x) + j * THREADS;
+                    const auto held_at = [&](int dz) { return held[HOLD ? l - 1 : 0][HOLD ? dz + BEFORE_Z : 0][j]; };
+                    const Value total = sum([&](int n, int dz) {
+                        const int first = plane[dz + BEFORE_Z];
+                        if (HOLD && INNER && c_of(n) == 0 && x_of(n) == 0) return held_at(dz);
+                        if (!INNER && MODE_Z == CONSTANT && first < 0) return constant;
+                        if (!EDGE) return ring[first + own + c_of(n) * FRAME_X + x_of(n)];
+                        return at[j][EDGE ? n : 0] < 0 ? constant : ring[first + at[j][EDGE ? n : 0]];
+                    });
+                    Value here = total, before = total;
+                    Real factor = 0;
+                    if (HAS_FIELD || HAS_PREVIOUS) here = HOLD && INNER ? held_at(0) : ring[plane[BEFORE_Z] + own];
+                    if (HAS_PREVIOUS && l == 1) before = previous[z * g.previous[0] + in_previous[j]];
+                    if (HAS_PREVIOUS && l > 1) before = ring[slot(l - 2, p) + own];
+                    if (HAS_FIELD) factor = field[z * g.field[0] + in_field[j]];
+                    const Value result = update(total, here, before, factor);
+                    if (l < STEPS) ring[slot(l, p) + own] = result, hold(l, j, result);
+                    else dst[z * g.dst[0] + in_dst[j]] = result;
+                    if (HAS_PREVIOUS && l == STEPS) kept[z * g.kept[0] + in_kept[j]] = here;
+                }
+            };
+            if (MODE_Z == WRAP || (p - BEFORE_Z >= edge && p + AFTER_Z < far_edge)) fill(Flag<true>());
+            else fill(Flag<false>());
         }
 #pragma unroll
         for (int j = 0; j < EACH; ++j)

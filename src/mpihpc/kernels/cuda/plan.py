@@ -27,6 +27,7 @@ _AXES = {1: (3,), 2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}  # where the axes of
 _STREAMED = {1: (1, 256), 2: (1, 256), 3: (8, 32), 4: (8, 32)}  # tile of a kernel with one step
 _MOST_CELLS = 2048  # of a fused tile's frame
 _NARROW = 1 << 30  # cells between a cell and one that it reads, for which 32 bits are enough
+_MOST_PLANES = 1 << 20  # of a block, which counts them in 32 bits
 _MOST_TAPS = 64  # of a fused kernel, or it takes long to compile
 _FEW = 4  # steps that are enough to hide how slow memory is
 _USEFUL = 0.4  # of the cells of a fused tile's frame, those that are result: at least
@@ -102,10 +103,8 @@ def advance(
     now, before, left = Placed(src, origin), Placed(previous, origin), steps
     while left:
         kernel = choose(stencil, src.ndim, left, machine.shared, tuple(tile))
-        if (
-            sum(max(pair) * abs(stride) for pair, stride in zip(reach, now.array.strides, strict=True))
-            >= _NARROW * src.dtype.itemsize
-        ):
+        away = sum(max(pair) * abs(stride) for pair, stride in zip(reach, now.array.strides, strict=True))
+        if away >= _NARROW * src.dtype.itemsize:
             kernel = replace(kernel, wide=True)
         left -= kernel.steps
         # The next launch reads this much; at the end, the box.
@@ -235,6 +234,7 @@ def _geometry(
     rounds = sum(kernel.reach[0]) if kernel.steps == 1 else kernel.steps * (kernel.reach[0][0] + kernel.lag)
     beside = kernel.beside if kernel.steps == 1 else min(kernel.beside, machine.shared // kernel.shared)
     planes = planes or planes_of(lengths[0], math.prod(blocks), rounds, machine.processors * beside)
+    planes = min(planes, _MOST_PLANES)
     geometry["blocks"] = [-(-lengths[0] // planes), *blocks]
     geometry["planes"] = planes
     geometry["cval"] = complex(cval).real, complex(cval).imag
