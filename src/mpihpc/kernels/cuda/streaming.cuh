@@ -3,7 +3,17 @@
 // from the first-level cache, where the threads beside have put them. AHEAD planes are loaded together, before any of
 // them is computed, to have enough loads under way. Too many columns for the registers: TABLE reads every tap.
 
-// EDGE: taps may lie beyond an edge in the plane. EDGE_Z: planes may.
+// The way from a cell to another one of its plane. Away from edges it is a sum of strides, and better left one.
+template <bool EDGE>
+struct Way {
+    typedef Offset type;
+};
+template <>
+struct Way<false> {
+    typedef Index type;
+};
+
+// EDGE: taps may lie beyond an edge in the plane. EDGE_Z: planes may. From z0 to z1 it is a multiple of PLANES.
 template <bool EDGE, bool EDGE_Z, int PLANES>
 __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__restrict__ dst,
                                       const Real *__restrict__ field, const Value *__restrict__ previous,
@@ -13,6 +23,7 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
     const Value constant = make_value(g.cval);
     const Value *own = src + b * g.src[1] + c * g.src[2] + x;
     // From the thread's own cell to another one of its plane, or to the one that stands for it; BEYOND: the constant.
+    typedef typename Way<EDGE>::type To;
     const auto way = [&](Index db, Index dc, Index dx) {
         bool beyond = false;
         if (EDGE) {
@@ -20,9 +31,9 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
             dc = inside<MODE_C>(c + dc, g.first[2], g.end[2], beyond) - c;
             dx = inside<MODE_X>(x + dx, g.first[3], g.end[3], beyond) - x;
         }
-        return beyond ? BEYOND : Offset(db * g.src[1] + dc * g.src[2] + dx);
+        return beyond ? To(BEYOND) : To(db * g.src[1] + dc * g.src[2] + dx);
     };
-    const auto cell = [&](Offset at, Index z) {
+    const auto cell = [&](To at, Index z) {
         bool beyond = EDGE && (MODE_B == CONSTANT || MODE_C == CONSTANT || MODE_X == CONSTANT) && at == BEYOND;
         if (EDGE_Z) z = inside<MODE_Z>(z, g.first[0], g.end[0], beyond);
         return beyond ? constant : own[z * g.src[0] + at];
@@ -43,7 +54,7 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
     for (Index z = z0; z < z1; ++z)
         finish(sum([&](const Tap &tap) { return cell(way(tap.b, tap.c, tap.x), z + tap.z); }), z);
 #else
-    Offset at[COLUMNS];
+    To at[COLUMNS];
 #pragma unroll
     for (int n = 0; n < COLUMNS; ++n) at[n] = way(b_of(n), c_of(n), x_of(n));
     Value window[COLUMNS][DEPTH + PLANES - 1];  // of each column, from its lowest plane on
@@ -54,15 +65,13 @@ __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__re
             if (i < span_of(n)) window[n][i] = cell(at[n], z0 + first_of(n) + i);
     for (Index z = z0; z < z1; z += PLANES) {
 #pragma unroll
-        for (int u = 0; u < PLANES; ++u) {
-            const Index newest = least(z + u, z1 - 1);
+        for (int u = 0; u < PLANES; ++u)
 #pragma unroll
             for (int n = 0; n < COLUMNS; ++n)
-                window[n][span_of(n) + u] = cell(at[n], newest + first_of(n) + span_of(n));
-        }
+                window[n][span_of(n) + u] = cell(at[n], z + u + first_of(n) + span_of(n));
 #pragma unroll
         for (int u = 0; u < PLANES; ++u)
-            if (z + u < z1) finish(sum([&](int n, int dz) { return window[n][u + dz - first_of(n)]; }), z + u);
+            finish(sum([&](int n, int dz) { return window[n][u + dz - first_of(n)]; }), z + u);
 #pragma unroll
         for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
@@ -80,12 +89,13 @@ NAME(const Value *__restrict__ src, Value *__restrict__ dst, const Real *__restr
     const Index b = g.lo[1] + place(number, g.blocks[1]), z0 = g.lo[0] + number * g.planes;
     const Index z1 = least(z0 + g.planes, g.hi[0]), c = c0 + threadIdx.x / TILE_X, x = x0 + threadIdx.x % TILE_X;
     if (c >= g.hi[2] || x >= g.hi[3]) return;
-    // Planes near an edge, those between, planes near the other edge.
+    // Planes near an edge, a multiple of AHEAD between, the others.
     const bool interior = within<MODE_B>(b - BEFORE_B, b + 1 + AFTER_B, g, 1) &&
                           within<MODE_C>(c0 - BEFORE_C, c0 + TILE_C + AFTER_C, g, 2) &&
                           within<MODE_X>(x0 - BEFORE_X, x0 + TILE_X + AFTER_X, g, 3);
     const Index cut = MODE_Z == WRAP ? z0 : least(most(g.first[0] + BEFORE_Z, z0), z1);
-    const Index last = MODE_Z == WRAP ? z1 : most(cut, least(g.end[0] - AFTER_Z, z1));
+    const Index inner = (MODE_Z == WRAP ? z1 : most(cut, least(g.end[0] - AFTER_Z, z1))) - cut;
+    const Index last = cut + inner / AHEAD * AHEAD;
 #pragma unroll 1
     for (int piece = 0; piece < 2; ++piece)
         march<true, true, 1>(src, dst, field, previous, kept, g, piece ? last : z0, piece ? z1 : cut, b, c, x);
