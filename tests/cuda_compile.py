@@ -17,7 +17,7 @@ OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
 def find_compiler() -> Callable[[str, str], str] | None:
     """A function of source text and architecture (``sm_90``) that gives what ptxas says of the code, or fails.
 
-    None: there is no compiler.
+    None: there is no compiler. NVRTC comes first because it is what CuPy calls, and refuses things that nvcc allows.
     """
     spec = importlib.util.find_spec("nvidia")  # the folder of NVIDIA's wheels
     folders = list(spec.submodule_search_locations or ()) if spec else []

@@ -13,11 +13,6 @@ static_assert(STEPS * SLOTS * CELLS * sizeof(Value) <= SHARED, "the rings do not
 
 constexpr Index FAR = 1 << 30;  // planes
 
-template <bool VALUE>
-struct Flag {
-    static constexpr bool value = VALUE;
-};
-
 extern "C" {
 extern __shared__ __align__(16) unsigned char shared_memory[];
 }
@@ -92,14 +87,17 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
         for (int l = STEPS; l >= 1; --l) {  // a level reads what is held of the one before it, and then that moves on
             const int p = round - l * LAG;
             if (p < low(l) || p >= high(l)) continue;
-            const auto fill = [&](auto inner) {
-                constexpr bool INNER = decltype(inner)::value;  // no plane that it reads lies beyond an edge
+            const bool beside_edge = MODE_Z != WRAP && (p - BEFORE_Z < edge || p + AFTER_Z >= far_edge);
+#pragma unroll
+            for (int apart = 1; apart >= 0; --apart) {  // unrolled: most planes go through code that knows of no edge
+                if (beside_edge == bool(apart)) continue;
+                const bool inner = MODE_Z == WRAP || apart;
                 const Index z = start + p;
                 int plane[WINDOW];  // where the planes that it reads lie, -1: the constant
 #pragma unroll
                 for (int dz = -BEFORE_Z; dz <= AFTER_Z; ++dz) {
                     bool out = false;
-                    const int read = INNER ? p + dz : int(inside<MODE_Z>(p + dz, edge, far_edge, out));
+                    const int read = inner ? p + dz : int(inside<MODE_Z>(p + dz, edge, far_edge, out));
                     plane[dz + BEFORE_Z] = out ? -1 : slot(l - 1, read);
                 }
 #pragma unroll
@@ -109,14 +107,14 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
                     const auto held_at = [&](int dz) { return held[HOLD ? l - 1 : 0][HOLD ? dz + BEFORE_Z : 0][j]; };
                     const Value total = sum([&](int n, int dz) {
                         const int first = plane[dz + BEFORE_Z];
-                        if (HOLD && INNER && c_of(n) == 0 && x_of(n) == 0) return held_at(dz);
-                        if (!INNER && MODE_Z == CONSTANT && first < 0) return constant;
+                        if (HOLD && inner && c_of(n) == 0 && x_of(n) == 0) return held_at(dz);
+                        if (!inner && MODE_Z == CONSTANT && first < 0) return constant;
                         if (!EDGE) return ring[first + own + c_of(n) * FRAME_X + x_of(n)];
                         return at[j][EDGE ? n : 0] < 0 ? constant : ring[first + at[j][EDGE ? n : 0]];
                     });
                     Value here = total, before = total;
                     Real factor = 0;
-                    if (HAS_FIELD || HAS_PREVIOUS) here = HOLD && INNER ? held_at(0) : ring[plane[BEFORE_Z] + own];
+                    if (HAS_FIELD || HAS_PREVIOUS) here = HOLD && inner ? held_at(0) : ring[plane[BEFORE_Z] + own];
                     if (HAS_PREVIOUS && l == 1) before = previous[z * g.previous[0] + in_previous[j]];
                     if (HAS_PREVIOUS && l > 1) before = ring[slot(l - 2, p) + own];
                     if (HAS_FIELD) factor = field[z * g.field[0] + in_field[j]];
@@ -125,9 +123,7 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
                     else dst[z * g.dst[0] + in_dst[j]] = result;
                     if (HAS_PREVIOUS && l == STEPS) kept[z * g.kept[0] + in_kept[j]] = here;
                 }
-            };
-            if (MODE_Z == WRAP || (p - BEFORE_Z >= edge && p + AFTER_Z < far_edge)) fill(Flag<true>());
-            else fill(Flag<false>());
+            }
         }
 #pragma unroll
         for (int j = 0; j < EACH; ++j)
