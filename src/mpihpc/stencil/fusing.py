@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
+import numpy as np
+
 from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.topology import Topology
 from mpihpc.stencil.overlap import slab_count
-from mpihpc.stencil.rates import Rates, Step, measured
+from mpihpc.stencil.rates import CANDIDATES, Rates, Step, measured, sample
 
-CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)
 _CALL = 1e-5  # seconds for a call of a kernel
 _ROW = 100  # cells; what it costs to begin a row that is shorter
 _LARGE = 1 << 20  # cells of a block; with fewer it is not worth while to measure anything
@@ -68,8 +69,7 @@ def choose_fuse(
     overlap : bool, optional
         Predict for messages that travel while the middle of the block advances, or before it does.
     """
-    taps, itemsize = step.taps, step.dtype.itemsize
-    dims, arrays = decomposition.dims, 2 * step.levels + step.field  # read or written in a pass
+    taps, itemsize, dims = step.taps, step.dtype.itemsize, decomposition.dims
     block = tuple(max(1, -(-n // p)) for n, p in zip(decomposition.shape, dims, strict=True))
     size = math.prod(block)
     large = size >= _LARGE
@@ -90,10 +90,10 @@ def choose_fuse(
             continue  # for memory's sake
         # Half of the halo is computed, on the average over the steps; all of it is sent.
         cells = math.prod(n + r * s * (steps - 1) / 2 for n, r, s in zip(block, reach, sides, strict=True))
-        compute = rates.seconds_per_cell / threads * _core.tile_cost(block, width, itemsize, steps, threads)
-        memory = arrays * itemsize / rates.bytes_per_s / steps
-        # Three quarters of the traffic hides behind the computation, as measured.
-        per_cell = max(compute + 0.25 * memory, memory)
+        # As measured for a block of another shape, whose tiles overlap less or more.
+        per_cell = float(np.interp(steps, CANDIDATES, rates.seconds_per_cell))
+        here, there = (_core.tile_cost(shape, width, itemsize, steps, threads) for shape in (block, sample(step)))
+        per_cell *= here / there
         messages = sum(peers) if taps.star and steps == 1 else math.prod(1 + p for p in peers) - 1
         far = [n + r * steps * s * (p > 1) for n, r, s, p in zip(block, reach, sides, dims, strict=True)]
         exchange = messages * rates.latency + (math.prod(far) - size) * itemsize * rates.seconds_per_byte

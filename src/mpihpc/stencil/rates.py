@@ -17,21 +17,24 @@ import numpy as np
 from mpi4py import MPI
 
 from mpihpc import _core
+from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.halo import Halo
 from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
 from mpihpc.stencil.taps import Taps
 
-_SMALL = {1: (1 << 18,), 2: (256, 1024), 3: (48, 64, 256), 4: (12, 12, 32, 128)}  # blocks to measure by their axes
-_MOST_TAPS = 1 << 28  # cells times taps times steps of a measurement
+CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
+SAMPLE = {1: (1 << 22,), 2: (2048, 2048), 3: (64, 256, 256), 4: (16, 16, 64, 256)}  # blocks to measure, of 8-byte cells
+_MOST_TAPS = 1 << 29  # cells times taps times steps of a measurement
+_GUESS = tuple(5e-10 + 4e-10 / k for k in CANDIDATES)
+_HOPELESS = 1.2  # times the least: more steps at once will not help either
 
 
 class Rates(NamedTuple):
     """What one rank can do while all others work too."""
 
-    bytes_per_s: float = 1e10  # read and written by a plain copy
-    seconds_per_cell: float = 5e-10  # of a step of the stencil in the caches, by one thread
+    seconds_per_cell: tuple[float, ...] = _GUESS  # of a step, by the number of steps at once
     latency: float = 5e-6  # seconds for a message, packed and unpacked
     seconds_per_byte: float = 2e-10  # more for each byte sent
     exposed: float = 1.0  # the share of these that is left when there is work between start and finish
@@ -54,9 +57,8 @@ def measured(topology: Topology, threads: int, step: Step) -> Rates:
     comm = topology.private
     machine = f"{platform.node()} {_core.isa()} {comm.size}x{threads}"
     measures: dict[str, Callable[[], list[float]]] = {
-        f"{machine} copy": partial(_copy, threads),
         f"{machine} messages": partial(_messages, topology),
-        f"{machine} {_name(step)}": partial(_cell, step),
+        f"{machine} {_name(step)}": partial(_steps, topology, threads, step),
     }
     known: dict[str, list[float]] = {}
     if comm.rank == 0:
@@ -64,12 +66,12 @@ def measured(topology: Topology, threads: int, step: Step) -> Rates:
         with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
             content = dict(json.loads(_cache().read_text()))
             known = {str(key): list(map(float, values)) for key, values in content.items()}
-    lengths = dict(zip(measures, (1, 3, 1), strict=True))
+    lengths = dict(zip(measures, (3, len(CANDIDATES)), strict=True))
     good = {key: v for key, v in known.items() if len(v) == lengths.get(key) and math.isfinite(sum(v)) and v[0] > 0}
     found: dict[str, list[float]] = comm.bcast(good)
     missing = [key for key in measures if key not in found]
     for key in missing:
-        found[key] = [comm.allreduce(value, op=MPI.MAX) for value in measures[key]()]
+        found[key] = comm.bcast(measures[key]())
     if missing and comm.rank == 0:
         with contextlib.suppress(OSError, RuntimeError):
             file = _cache()
@@ -77,8 +79,8 @@ def measured(topology: Topology, threads: int, step: Step) -> Rates:
             new = file.with_name(f"{file.name}.{os.getpid()}")
             new.write_text(json.dumps(known | found, indent=1))
             new.replace(file)
-    copy, messages, cell = (found[key] for key in measures)
-    return Rates(1 / copy[0], cell[0], *messages)
+    messages, seconds = (found[key] for key in measures)
+    return Rates(tuple(seconds), *messages)
 
 
 def _cache() -> Path:
@@ -92,38 +94,51 @@ def _name(step: Step) -> str:
     return f"{len(taps.weights)} {taps.weights.dtype} taps {taps.width} {dtype}{extra}"
 
 
-def _copy(threads: int) -> list[float]:
-    """Seconds per copied byte."""
-    source, target = np.ones((2, 2048, 2048))
-    return [_least(partial(_core.copy, source, target, threads), 5) / (2 * source.nbytes)]
+def sample(step: Step) -> tuple[int, ...]:
+    """The shape of the block that is measured: more than a cache holds, unless there are very many taps."""
+    first, *plane = SAMPLE[len(step.taps.width)]
+    most = _MOST_TAPS // (math.prod(plane) * max(1, len(step.taps.weights)))
+    return (max(8, min(first * 8 // step.dtype.itemsize, most)), *plane)
 
 
-def _cell(step: Step) -> list[float]:
-    """Seconds per cell of a step in the caches, which hold some planes of a 3-D array as they will of a large one."""
-    work, cells = _cached_work(step)
-    return [_least(work, 5, time.thread_time) / cells]  # not of whoever has the core in between
+def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
+    """Seconds per cell of a step, for each number of steps at once. Collective."""
+    private, shape = topology.private, sample(step)
+    found: list[float] = []
+    for steps in CANDIDATES:
+        if found and found[-1] > _HOPELESS * min(found):
+            found.append(found[-1])
+            continue
+        work = _block(step, shape, steps, threads)
+        times = []
+        for _ in range(3):
+            private.Barrier()
+            times.append(private.allreduce(_least(work, 1), op=MPI.MAX))
+        found.append(min(times) / (steps * math.prod(shape)))
+    return found
 
 
-def _cached_work(step: Step) -> tuple[Callable[[], object], int]:
-    """Steps of a block in the caches, and how many cells they compute in all."""
+def _block(step: Step, shape: tuple[int, ...], steps: int, threads: int) -> Callable[[], object]:
+    """So many steps of a block, which lies in memory as those of plans do."""
     taps, dtype, field, levels = step
-    steps, shape = 4, _SMALL[len(taps.width)]
-    plane = math.prod(shape[1:]) * steps * max(1, len(taps.weights))
-    shape = (min(shape[0], max(_MOST_TAPS // plane, 8)), *shape[1:])
-    box = [(a, a + n) for n, (a, _) in zip(shape, taps.width, strict=True)]
-    frame = [n + a + b for n, (a, b) in zip(shape, taps.width, strict=True)]
+    cut = Decomposition.balanced(shape, 1)
+
+    def ones(kind: np.dtype) -> DistArray:
+        new = DistArray(cut, kind, comm=MPI.COMM_SELF, halo=taps.width)
+        new.padded[...] = 1
+        return new
+
     arrays: dict[str, Any] = {
-        "field": np.ones(frame, np.empty(0, dtype).real.dtype) if field else None,
-        "previous": np.ones(frame, dtype) if levels > 1 else None,
-        "kept": np.empty(shape, dtype) if levels > 1 else None,
+        "field": ones(np.empty(0, dtype).real.dtype).padded if field else None,
+        "previous": ones(dtype).padded if levels > 1 else None,
+        "kept": ones(dtype).local if levels > 1 and steps > 1 else None,
     }
     # Weights that keep ones what they are: other numbers may be slower.
     total = (0 if field or levels > 1 else 1) / max(1, len(taps.weights))
     weights = np.full(len(taps.weights), total, taps.weights_for(dtype).dtype)
-    modes = ["nearest"] * len(shape)
-    source, target = np.ones(frame, dtype), np.empty(shape, dtype)
-    work = partial(cpu.advance, source, target, taps.offsets, weights, steps, box, box, modes, **arrays)
-    return work, steps * math.prod(shape)
+    box, modes = [(a, a + n) for n, (a, _) in zip(shape, taps.width, strict=True)], ["nearest"] * len(shape)
+    where = ones(dtype).padded, ones(dtype).local, taps.offsets, weights, steps
+    return partial(cpu.advance, *where, box, box, modes, threads=threads, **arrays)
 
 
 def _messages(topology: Topology) -> list[float]:
@@ -139,8 +154,7 @@ def _messages(topology: Topology) -> list[float]:
         topology.private.Barrier()
         seconds.append(_least(partial(halo.exchange, block), 10))
     exchange = seconds[1]
-    step = Taps.from_kernel(np.ones((3, 3)), 2)
-    work, _ = _cached_work(Step(step, np.dtype(float)))
+    work = _block(Step(Taps.from_kernel(np.ones((3, 3)), 2), np.dtype(float)), (64, 1024), 4, 1)
     times = max(1, min(100, math.ceil(exchange / _least(work, 5) / 4)))
 
     def compute(after: Callable[[], object]) -> None:
@@ -159,14 +173,15 @@ def _messages(topology: Topology) -> list[float]:
     exposed = min(max(0.0, 1 - (exchange + alone - together) / min(exchange, alone)), 1.0)
     # The mean of the ranks: of many, one has always been disturbed.
     exposed = topology.private.allreduce(exposed) / topology.size
-    return [seconds[0], max(0.0, exchange - seconds[0]) / nbytes, exposed]
+    latency, last = (topology.private.allreduce(value, op=MPI.MAX) for value in seconds)
+    return [latency, max(0.0, last - latency) / nbytes, exposed]
 
 
-def _least(work: Callable[[], object], times: int, clock: Callable[[], float] = time.perf_counter) -> float:
+def _least(work: Callable[[], object], times: int) -> float:
     """The shortest time of several."""
     least = math.inf
     for _ in range(times):
-        begin = clock()
+        begin = time.perf_counter()
         work()
-        least = min(least, clock() - begin)
+        least = min(least, time.perf_counter() - begin)
     return least
