@@ -25,7 +25,7 @@ from mpihpc.kernels import cpu
 from mpihpc.stencil.taps import Taps
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
-SAMPLE = {1: (1 << 22,), 2: (2048, 2048), 3: (64, 256, 256), 4: (16, 16, 64, 256)}  # blocks to measure, of 8-byte cells
+SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 256)}  # blocks of 8-byte cells
 _MOST_TAPS = 1 << 29  # cells times taps times steps of a measurement
 _GUESS = tuple(5e-10 + 4e-10 / k for k in CANDIDATES)
 _HOPELESS = 1.2  # times the least: more steps at once will not help either
