@@ -104,41 +104,48 @@ def sample(step: Step) -> tuple[int, ...]:
 def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
     """Seconds per cell of a step, for each number of steps at once. Collective."""
     private, shape = topology.private, sample(step)
+    work = _block(step, shape, threads)
     found: list[float] = []
     for steps in CANDIDATES:
         if found and found[-1] > _HOPELESS * min(found):
             found.append(found[-1])
             continue
-        work = _block(step, shape, steps, threads)
         times = []
         for _ in range(3):
             private.Barrier()
-            times.append(private.allreduce(_least(work, 1), op=MPI.MAX))
+            times.append(private.allreduce(_least(partial(work, steps), 1), op=MPI.MAX))
         found.append(min(times) / (steps * math.prod(shape)))
     return found
 
 
-def _block(step: Step, shape: tuple[int, ...], steps: int, threads: int) -> Callable[[], object]:
-    """So many steps of a block, which lies in memory as those of plans do."""
+def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], None]:
+    """Advances a block by some steps. It lies in memory as those of plans do."""
     taps, dtype, field, levels = step
     cut = Decomposition.balanced(shape, 1)
 
-    def ones(kind: np.dtype) -> DistArray:
+    def ones(kind: np.dtype = dtype) -> DistArray:
         new = DistArray(cut, kind, comm=MPI.COMM_SELF, halo=taps.width)
         new.padded[...] = 1
         return new
 
-    arrays: dict[str, Any] = {
-        "field": ones(np.empty(0, dtype).real.dtype).padded if field else None,
-        "previous": ones(dtype).padded if levels > 1 else None,
-        "kept": ones(dtype).local if levels > 1 and steps > 1 else None,
-    }
+    source, target = ones().padded, ones().local
+    factor = ones(np.empty(0, dtype).real.dtype).padded if field else None
+    previous, kept = (ones().padded, ones().local) if levels > 1 else (None, None)
     # Weights that keep ones what they are: other numbers may be slower.
     total = (0 if field or levels > 1 else 1) / max(1, len(taps.weights))
     weights = np.full(len(taps.weights), total, taps.weights_for(dtype).dtype)
     box, modes = [(a, a + n) for n, (a, _) in zip(shape, taps.width, strict=True)], ["nearest"] * len(shape)
-    where = ones(dtype).padded, ones(dtype).local, taps.offsets, weights, steps
-    return partial(cpu.advance, *where, box, box, modes, threads=threads, **arrays)
+
+    def advance(steps: int) -> None:
+        more: dict[str, Any] = {
+            "threads": threads,
+            "field": factor,
+            "previous": previous,
+            "kept": kept if steps > 1 else None,
+        }
+        cpu.advance(source, target, taps.offsets, weights, steps, box, box, modes, **more)
+
+    return advance
 
 
 def _messages(topology: Topology) -> list[float]:
@@ -154,7 +161,7 @@ def _messages(topology: Topology) -> list[float]:
         topology.private.Barrier()
         seconds.append(_least(partial(halo.exchange, block), 10))
     exchange = seconds[1]
-    work = _block(Step(Taps.from_kernel(np.ones((3, 3)), 2), np.dtype(float)), (64, 1024), 4, 1)
+    work = partial(_block(Step(Taps.from_kernel(np.ones((3, 3)), 2), np.dtype(float)), (64, 1024), 1), 4)
     times = max(1, min(100, math.ceil(exchange / _least(work, 5) / 4)))
 
     def compute(after: Callable[[], object]) -> None:
