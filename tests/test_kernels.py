@@ -275,11 +275,11 @@ def test_bad_arguments_of_advance() -> None:
         ({"modes": ["wrap", "mirror"], "steps": 4}, "cells -1 to 9 are read on axis 1 of 8"),
         ({"tile": [1, -1]}, "tile of -1 cells on axis 1"),
         ({"dst": src[2:7, 2:6]}, "overlap in memory"),
-        ({"field": np.ones((9, 7))}, "field must have the shape of src"),
-        ({"previous": np.ones((9, 8))}, "kept is needed for 2 steps with previous: yes"),
-        ({"kept": np.ones((5, 4))}, "kept is needed for 2 steps without previous: no"),
+        ({"field": np.ones((9, 7))}, "field has 7 cells on axis 1, src has 8"),
+        ({"previous": np.ones((9, 8))}, "kept is missing: 2 step.s. with previous need it"),
+        ({"kept": np.ones((5, 4))}, "kept is given: 2 step.s. without previous have no use for it"),
         ({"previous": src, "kept": np.ones((5, 4))}, "previous and src overlap in memory"),
-        ({"previous": np.ones((9, 8)), "kept": np.ones((4, 4))}, "kept must have the shape of dst"),
+        ({"previous": np.ones((9, 8)), "kept": np.ones((4, 4))}, "kept has 4 cells on axis 0, dst has 5"),
     ]:
         with pytest.raises(ValueError, match=text):
             cpu.advance(**good | bad)

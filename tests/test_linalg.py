@@ -478,3 +478,39 @@ def test_plain_layouts_on_few_ranks():
     )
     deep = ProductPlan(16, 16, 4096, 4).layouts
     assert deep[:2] == (Decomposition((16, 4096), (1, 4)), Decomposition((4096, 16), (4, 1)))
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (8, 64, 64), (40, 30, 20), (3, 5, 2)])
+@pytest.mark.parametrize("options", [{}, {"reproducible": True}, {"grid": (2, 1, 1)}, {"grid": (1, 1, 2)}])
+def test_products_are_arrays_like_others(comm, shared_tmp_path, shape, options):
+    """However a product lies: operators, reductions and packed files find each cell where it is."""
+    if math.prod(options.get("grid", (1,))) > comm.size:
+        options = {}
+    m, k, n = shape
+    rng = np.random.default_rng(7)
+    a, b, c = (rng.integers(-4, 5, size).astype(float) for size in ((m, k), (k, n), (m, n)))
+    p = matmul(mpihpc.asarray(a, comm=comm), mpihpc.asarray(b, comm=comm), **options)
+    d, wanted = mpihpc.asarray(c, comm=comm), a @ b
+    row = mpihpc.asarray(c[0], comm=comm)
+    for got, right in [
+        (p + d, wanted + c),
+        (d - p, c - wanted),
+        (p + row, wanted + c[0]),
+        (row + p, wanted + c[0]),
+        (p > 0, wanted > 0),
+        (p.sum(axis=0), wanted.sum(0)),
+        (p.sum(axis=1), wanted.sum(1)),
+        (p.max(axis=1), wanted.max(1)),
+        (p.mean(axis=0, keepdims=True), wanted.mean(0, keepdims=True)),
+        (mpihpc.vecdot(p, d), (wanted * c).sum(-1)),
+        (mpihpc.vecdot(d, p), (wanted * c).sum(-1)),
+    ]:
+        assert np.array_equal(got.gather(None), right)
+    assert (p.max(), p.min(), p.argmin(), p.sum()) == (wanted.max(), wanted.min(), wanted.argmin(), wanted.sum())
+    assert np.isclose(p.var(), wanted.var())
+    p += d
+    assert np.array_equal(p.gather(None), wanted + c)
+    d *= p
+    assert np.array_equal(d.gather(None), c * (wanted + c))
+    mpihpc.io.write(str(shared_tmp_path / "p.h5"), p, compress="gzip")
+    assert mpihpc.io.read(str(shared_tmp_path / "p.h5"), comm=comm).checksum() == p.checksum()

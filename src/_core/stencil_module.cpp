@@ -163,9 +163,10 @@ public:
         if (!field_.is_none()) open(field, field_, "field", real, src, "src");
         if (!previous_.is_none()) open(previous, previous_, "previous", src.format(), src, "src");
         if (!kept_.is_none()) open(kept, kept_, "kept", src.format(), dst, "dst");
-        if (bool(kept) != (previous && steps > 1))
-            value_error("kept is needed for " + str(steps) + " steps " + (previous ? "with" : "without") +
-                        " previous: " + (kept ? "no" : "yes"));
+        const bool needed = previous && steps > 1;
+        if (bool(kept) != needed)
+            value_error("kept is " + string(needed ? "missing: " : "given: ") + str(steps) + " step(s) " +
+                        (previous ? "with" : "without") + " previous " + (needed ? "need it" : "have no use for it"));
         for (const Buffer *written : {&dst, static_cast<const Buffer *>(kept.get()), &src})
             for (const Buffer *other : {field.get(), previous.get(), kept.get()}) {
                 if (!written || !other || written == other || dst.empty()) continue;
@@ -188,9 +189,12 @@ private:
         buffer = std::make_unique<Buffer>(object, name, name == string("kept"));
         if (buffer->format() != format)
             type_error(buffer->name + " is " + buffer->dtype() + ", " + like_name + " is " + like.dtype());
-        bool same = buffer->ndim() == like.ndim();
-        for (int d = 0; same && d < like.ndim(); ++d) same = buffer->shape(d) == like.shape(d);
-        if (!same) value_error(buffer->name + " must have the shape of " + like_name);
+        if (buffer->ndim() != like.ndim())
+            value_error(buffer->name + " has " + str(buffer->ndim()) + " axes, " + like_name + " has " + str(like.ndim()));
+        for (int d = 0; d < like.ndim(); ++d)
+            if (buffer->shape(d) != like.shape(d))
+                value_error(buffer->name + " has " + str(buffer->shape(d)) + " cells on axis " + str(d) + ", " +
+                            like_name + " has " + str(like.shape(d)));
         check_contiguous(*buffer, format.back() == 'f' ? 4 : 8);
     }
 

@@ -103,6 +103,7 @@ class Arithmetic(NDArrayOperatorsMixin):
                     raise TypeError(f"the result is {dtype}, which casting {casting!r} does not put into {x.dtype}")
             if (kind := np.asarray(_sample(operands[-1])).dtype).kind != "b":
                 raise TypeError(f"where is {kind}: give an array of bool")
+        frame = plain(frame)
         *local, chosen = [local_part(x, frame) for x in operands]
         results = [
             frame.__class__(frame.decomposition, dtype, comm=frame.comm, halo=frame.halo)
@@ -135,6 +136,11 @@ def is_distributed(x: Any) -> TypeGuard[DistArray]:
     return isinstance(x, Arithmetic)
 
 
+def plain(a: DistArray) -> DistArray:
+    """The array, cut as `Decomposition` cuts: products may lie otherwise. Collective."""
+    return a if type(a.decomposition) is Decomposition else a.redistribute()
+
+
 def local_part(x: Any, frame: DistArray) -> Any:
     """What this rank needs of an operand for its block of `frame`. Collective.
 
@@ -146,7 +152,8 @@ def local_part(x: Any, frame: DistArray) -> Any:
     if x.decomposition == frame.decomposition:
         return x.local
     if x.shape == frame.shape:
-        return x.redistribute(frame.decomposition.dims).local
+        return x.recut(frame.decomposition).local
+    x = plain(x)
     more = frame.ndim - x.ndim
     shape = (1,) * more + x.shape
     need = Spread(frame.decomposition, tuple(d for d, n in enumerate(shape) if n == 1))

@@ -162,7 +162,13 @@ class DistArray(Arithmetic, Reductions):
         halo : int, one int or one (before, after) pair per axis
             Of the new array.
         """
-        new = empty(self.shape, self.dtype, comm=self.comm, dims=dims, halo=halo)
+        with agree(self.topology.private):
+            cut = Decomposition.balanced(self.shape, self.topology.size, halo=halo or 1, dims=dims)
+        return self.recut(cut, halo=halo)
+
+    def recut(self, decomposition: Decomposition, *, halo: int | Sequence[int] | Width = 0) -> DistArray:
+        """The same array cut as `decomposition`, a new one. Collective."""
+        new = DistArray(decomposition, self.dtype, comm=self.comm, halo=halo)
         self._move(Transfer(self.decomposition, new.decomposition), new.padded, new.frame.start)
         return new
 

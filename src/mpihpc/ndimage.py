@@ -109,7 +109,7 @@ def _filter(
                 f"{input.decomposition}"
             )
         require_cast(work, wanted or work)
-    plan = Stencil(input.decomposition, taps, work, comm=input.comm, mode=modes, cval=cval, fuse=1)
+    plan = Stencil(input.decomposition, taps, work, comm=input.comm, mode=modes, cval=cval, fuse=1, overlap=False)
     same = input.dtype == work and input.halo == plan.halo.width
     source = input if same else padded_copy(input, work, plan.halo.width)
     result = (

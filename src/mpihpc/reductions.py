@@ -21,6 +21,7 @@ T. Ogita, S. Oishi, "Accurate floating-point summation", SIAM J. Sci. Comput. 31
 from __future__ import annotations
 
 import builtins
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import DTypeLike, NDArray
 
 from mpihpc import _core, exact
-from mpihpc.arithmetic import is_distributed, local_part
+from mpihpc.arithmetic import is_distributed, local_part, plain
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.failure import agree
 from mpihpc.core.projection import Gathered
@@ -45,6 +46,22 @@ if TYPE_CHECKING:
 Axis = int | Sequence[int] | None
 
 
+def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a `DistArray`, and maybe a second one, that gets them as `Decomposition` cuts them."""
+
+    @functools.wraps(function)
+    def checked(a: DistArray, *others: Any, **options: Any) -> Any:
+        if not is_distributed(a):
+            name, kind = function.__name__, type(a).__name__
+            raise TypeError(
+                f"mpihpc.{name} works on DistArrays, not on {kind}: use numpy.{name}, or mpihpc.asarray first"
+            )
+        return function(plain(a), *(plain(x) if is_distributed(x) else x for x in others), **options)
+
+    return checked
+
+
+@_reduction
 def sum(
     a: DistArray,
     axis: Axis = None,
@@ -92,6 +109,7 @@ def sum(
     return along.finish(_total(along, along.dtype, reproducible))
 
 
+@_reduction
 def mean(
     a: DistArray,
     axis: Axis = None,
@@ -108,6 +126,7 @@ def mean(
     return along.finish(_total(along, along.dtype, reproducible) / along.count)
 
 
+@_reduction
 def var(
     a: DistArray,
     axis: Axis = None,
@@ -134,6 +153,7 @@ def var(
     return _var(a, axis, dtype, ddof, keepdims, reproducible, root=False)
 
 
+@_reduction
 def std(
     a: DistArray,
     axis: Axis = None,
@@ -147,6 +167,7 @@ def std(
     return _var(a, axis, dtype, ddof, keepdims, reproducible, root=True)
 
 
+@_reduction
 def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducible: bool = True) -> Any:
     """The 2-norm of the cells, ``sqrt(sum(abs(a)**2))``: of all, or along axes. Collective.
 
@@ -171,6 +192,7 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     return along.finish(np.sqrt(total))
 
 
+@_reduction
 def dot(a: DistArray, b: Any, *, reproducible: bool = True) -> Any:
     """The sum of the products of two vectors, ``sum(a * b)``. Collective.
 
@@ -197,6 +219,7 @@ def dot(a: DistArray, b: Any, *, reproducible: bool = True) -> Any:
     return _vecdot(a, b, 0, False, reproducible)
 
 
+@_reduction
 def vecdot(a: DistArray, b: Any, *, axis: int = -1, reproducible: bool = True) -> Any:
     """The sums of the products along an axis, ``sum(conj(a) * b, axis)``, as `numpy.vecdot`. Collective.
 
@@ -217,6 +240,7 @@ def vecdot(a: DistArray, b: Any, *, axis: int = -1, reproducible: bool = True) -
     return _vecdot(a, b, axis, True, reproducible)
 
 
+@_reduction
 def prod(a: DistArray, axis: Axis = None, dtype: DTypeLike | None = None, *, keepdims: bool = False) -> Any:
     """The product of all cells, or along axes. Collective. Parameters and result: see `sum`.
 
@@ -227,6 +251,7 @@ def prod(a: DistArray, axis: Axis = None, dtype: DTypeLike | None = None, *, kee
     return along.finish(along.reduce(lambda x, **over: np.prod(x, dtype=along.dtype, **over), np.multiply))
 
 
+@_reduction
 def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The smallest cell, or NaN where there is one. Collective. Parameters and result: see `sum`.
 
@@ -240,6 +265,7 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     return along.finish(along.reduce(lambda x, **over: np.min(x, initial=start, **over), np.minimum))
 
 
+@_reduction
 def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The largest cell, or NaN where there is one. Collective. Parameters and result: see `sum`; errors: see `min`."""
     along = _Along(a, axis, keepdims, lambda: _nonempty(a, "max"))
@@ -247,24 +273,28 @@ def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     return along.finish(along.reduce(lambda x, **over: np.max(x, initial=start, **over), np.maximum))
 
 
+@_reduction
 def any(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Whether a cell is not zero. Collective. Parameters and result: see `sum`."""
     along = _Along(a, axis, keepdims, lambda: np.dtype(bool))
     return along.finish(along.reduce(np.any, np.logical_or))
 
 
+@_reduction
 def all(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Whether no cell is zero. Collective. Parameters and result: see `sum`."""
     along = _Along(a, axis, keepdims, lambda: np.dtype(bool))
     return along.finish(along.reduce(np.all, np.logical_and))
 
 
+@_reduction
 def count_nonzero(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The number of cells that are not zero, as int64. Collective. Parameters and result: see `sum`."""
     along = _Along(a, axis, keepdims, lambda: np.dtype(np.int64))
     return along.finish(along.reduce(np.count_nonzero, np.add))
 
 
+@_reduction
 def argmin(a: DistArray, axis: int | None = None, *, keepdims: bool = False) -> Any:
     """Where the smallest cell is, or the first NaN. Collective.
 
@@ -283,6 +313,7 @@ def argmin(a: DistArray, axis: int | None = None, *, keepdims: bool = False) -> 
     return _arg(a, axis, keepdims, "argmin")
 
 
+@_reduction
 def argmax(a: DistArray, axis: int | None = None, *, keepdims: bool = False) -> Any:
     """Where the largest cell is, or the first NaN. Collective. Parameters and result: see `argmin`."""
     return _arg(a, axis, keepdims, "argmax")

@@ -157,11 +157,11 @@ def test_exception_in_the_program(launch, tmp_path, error):
     broken = f"""
 from mpi4py import MPI
 from mpihpc.kernels import cpu
-def advance(*args, calls=[], real=cpu.advance):
+def advance(*args, calls=[], real=cpu.advance, **options):
     calls.append(1)
     if MPI.COMM_WORLD.rank == 1 and len(calls) == 3:
         raise {error}("the kernel is broken")
-    return real(*args)
+    return real(*args, **options)
 cpu.advance = advance
 """
     command = ("-c", broken + PROGRAM, "--shape", "64", "64", "--output", "out.h5")
@@ -171,7 +171,7 @@ cpu.advance = advance
 
 
 def test_exception_on_the_only_rank(launch):
-    broken = "import mpihpc.kernels.cpu as cpu\ncpu.advance = lambda *a: 1 / 0\n"
+    broken = "import mpihpc.kernels.cpu as cpu\ncpu.advance = lambda *a, **b: 1 / 0\n"
     done = launch(1, "-c", broken + PROGRAM, "--shape", "8", "8")
     assert done.returncode == 1
     assert done.stderr.count("ZeroDivisionError: division by zero") == 1
@@ -183,8 +183,8 @@ def test_wrong_result_is_found(launch, tmp_path):
     broken = """
 from mpi4py import MPI
 from mpihpc.kernels import cpu
-def advance(padded, out, *args, real=cpu.advance):
-    real(padded, out, *args)
+def advance(padded, out, *args, real=cpu.advance, **options):
+    real(padded, out, *args, **options)
     if MPI.COMM_WORLD.rank == 1:
         out[1, 2] += 1e-10
 cpu.advance = advance

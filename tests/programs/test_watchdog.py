@@ -232,11 +232,11 @@ from mpi4py import MPI
 from mpihpc.core.watchdog import phase, watchdog
 from mpihpc.kernels import cpu
 calls, real, comm = 0, cpu.advance, MPI.COMM_WORLD
-def sleeper(*args):
+def sleeper(*args, **options):
     global calls
     calls += 1
     phase(f"step {calls}")
-    real(*args)
+    real(*args, **options)
     if calls == 3:
         os.write(1, f"stuck {time.monotonic()} {pids};".encode())
     while calls == 3 and comm.rank == 1:

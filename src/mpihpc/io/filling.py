@@ -19,6 +19,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from mpihpc.arithmetic import plain
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Chunks
 from mpihpc.core.failure import agree
@@ -201,7 +202,7 @@ def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray
 
 def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
     """The array, moved where blocks and chunks differ: the box of this rank's whole chunks, its cells. Collective."""
-    topology = array.topology
+    topology, array = array.topology, plain(array)
     chunks = Chunks(array.decomposition, place.chunk)
     box = chunks.box(topology.rank)
     if topology.private.allreduce(box == array.box, op=MPI.LAND):

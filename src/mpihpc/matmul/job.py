@@ -199,7 +199,8 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         if comm.rank == 0 and config.output:  # ranks on other nodes may see other folders
             file, name = io.split_name(config.output)
             io.check_target(file, "data" if name is None else name)
-    threads = topology.private.allreduce(thread_count(topology.cores, config.threads), op=MPI.MAX)
+        own_threads = thread_count(topology.cores, config.threads)
+    threads = topology.private.allreduce(own_threads, op=MPI.MAX)
     readers = tuple((io.Reader(file, comm=comm), dataset) for file, dataset in map(io.split_name, files))
     with agree(comm):
         m, k, n = config.shape or (1024, 1024, 1024)
@@ -222,7 +223,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
 
 
 def verify(a: NDArray[np.number], b: NDArray[np.number], c: NDArray[np.number]) -> float:
-    """Multiply with NumPy, in double precision, and compare.
+    """Multiply with NumPy, in double precision (integers and bools: in their dtype), and compare.
 
     Returns
     -------
@@ -234,10 +235,13 @@ def verify(a: NDArray[np.number], b: NDArray[np.number], c: NDArray[np.number]) 
     VerificationError
         Some difference exceeds what `mpihpc.linalg.error_bound` allows.
     """
-    wide = np.complex128 if c.dtype.kind == "c" else np.float64
-    wanted = a.astype(wide) @ b.astype(wide)
-    scale = np.abs(a).astype(float) @ np.abs(b).astype(float)
-    difference = np.abs(c - wanted)
+    whole = c.dtype.kind in "biu"
+    wide = c.dtype if whole else np.complex128 if c.dtype.kind == "c" else np.float64
+    with np.errstate(all="ignore"):
+        wanted = a.astype(wide) @ b.astype(wide)
+        same = (c == wanted) | (np.isnan(c) & np.isnan(wanted))
+        difference = np.where(same, 0, np.abs(np.subtract(c, wanted, dtype=np.result_type(wide, float))))
+        scale = np.zeros(c.shape) if whole else np.nan_to_num(np.abs(a).astype(float) @ np.abs(b).astype(float))
     if np.any(~(difference <= error_bound(a.shape[1], c.dtype) * scale)):
         where = np.unravel_index(int(np.argmax(np.nan_to_num(difference, nan=np.inf))), difference.shape)
         raise VerificationError(

@@ -61,7 +61,10 @@ class Stencil:
         False: a kernel that is a product of lines may be applied line by line, one step after each exchange, if there
         are neither a field nor two levels.
     overlap : bool, optional
-        Whether the middle of the block advances while the halo travels. Default: if the model finds it faster.
+        Whether the middle of the block advances while the halo travels. Default: if the model finds it faster; not with
+        lines.
+    total : int, optional
+        How many steps there will be: no more are fused.
 
     Attributes
     ----------
@@ -91,6 +94,7 @@ class Stencil:
         levels: int = 1,
         exact: bool = True,
         overlap: bool | None = None,
+        total: int | None = None,
     ) -> None:
         topology = Topology.of(comm)
         dtype = np.dtype(dtype)
@@ -111,7 +115,10 @@ class Stencil:
             real = np.empty(0, dtype).real.dtype
             if field is not None:
                 check_companion("field", field, decomposition, topology)
-                require_cast(field.dtype, real)
+                if field.dtype.kind == "c":
+                    raise TypeError(f"field is {field.dtype}, it must be real")
+            if overlap not in (None, True, False):
+                raise TypeError(f"overlap {overlap!r} is not True, False or None")
             self.threads = thread_count(topology.cores, threads)
             self.lines = [] if exact or levels > 1 or field is not None else lines_worth_it(taps)
         self.dtype = dtype
@@ -121,7 +128,7 @@ class Stencil:
         self.fusing = (
             Fusing(1, bool(overlap), None)
             if self.lines
-            else choose_fuse(decomposition, step, width, modes, topology, most_threads, fuse, overlap)
+            else choose_fuse(decomposition, step, width, modes, topology, most_threads, fuse, overlap, total)
         )
         steps = self.fusing.steps
         self.halo = Halo(
@@ -135,7 +142,7 @@ class Stencil:
         )
         box = decomposition.box(topology.rank)
         start = box.grow(self.halo.width).start
-        self._block, self._start = box, start
+        self._decomposition, self._block, self._start = decomposition, box, start
         self._early: list[Box] = []
         self._late = [box] if box.size else []
         if self.fusing.overlap and box.size:
@@ -185,6 +192,12 @@ class Stencil:
         for box in self._late:
             self._advance(padded, out, steps, box, previous, kept)
 
+    def check(self, u: DistArray) -> None:
+        """Refuse an array that is not cut, padded and typed as the plan wants it."""
+        wanted, given = (self._decomposition, self.dtype, self.halo.width), (u.decomposition, u.dtype, u.halo)
+        if given != wanted:
+            raise ValueError(f"the plan is for {wanted}, the array has {given}")
+
     def _advance(
         self,
         padded: NDArray[Any],
@@ -208,7 +221,7 @@ class Stencil:
 class Evolution:
     """The plan of many steps, one after the other. Making it is collective.
 
-    Parameters are those of `Stencil`. Holds one padded array of its own.
+    Parameters are those of `Stencil` but `levels`. Holds one padded array of its own.
     """
 
     def __init__(self, decomposition: Decomposition, taps: Taps, dtype: DTypeLike, **options: Any) -> None:
@@ -231,9 +244,7 @@ class Evolution:
         callback : callable, optional
             Called on every rank after each pass over memory with the number of steps done.
         """
-        wanted = (self._other.decomposition, self.stencil.dtype, self.stencil.halo.width)
-        if (u.decomposition, u.dtype, u.halo) != wanted:
-            raise ValueError(f"the plan is for {wanted}, the array has {(u.decomposition, u.dtype, u.halo)}")
+        self.stencil.check(u)
         done = 0
         while done < steps:
             count = min(self.stencil.fusing.steps, steps - done)
@@ -248,7 +259,7 @@ class Evolution:
 class Leapfrog:
     """The plan of many steps from two levels, as `leapfrog` makes them. Making it is collective.
 
-    Parameters are those of `Stencil`. Holds one padded array of its own, or two if steps are fused.
+    Parameters are those of `Stencil` but `levels`. Holds one padded array of its own, or two if steps are fused.
     """
 
     def __init__(self, decomposition: Decomposition, taps: Taps, dtype: DTypeLike, **options: Any) -> None:
@@ -266,6 +277,8 @@ class Leapfrog:
         Before: both have the plan's decomposition, dtype and halo. After: the new two are returned, and the old ones
         are workspace: do not use them again.
         """
+        self.stencil.check(u)
+        self.stencil.check(previous)
         done = 0
         while done < steps:
             count = min(self.stencil.fusing.steps, steps - done)
@@ -338,14 +351,14 @@ def evolve(
         of any number of ranks, grid and threads.
     overlap : bool, optional
         Whether the middle of each block advances while messages travel; the bits are the same. Default: if the model
-        finds it faster.
+        finds it faster; not with lines.
     callback : callable, optional
         Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done.
 
     Returns
     -------
     DistArray
-        Shape and decomposition of `u`; its halo is as deep as the kernel needs.
+        Shape and decomposition of `u`; its halo is as deep as the fused steps need.
 
     Raises
     ------
@@ -354,7 +367,7 @@ def evolve(
     """
     taps, work, count = _read(u, kernel, steps, origin, dtype)
     options: dict[str, Any] = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
-    options |= {"field": field, "exact": exact, "overlap": overlap}
+    options |= {"field": field, "exact": exact, "overlap": overlap, "total": count}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
 
@@ -384,7 +397,7 @@ def leapfrog(
     Parameters
     ----------
     u, previous : DistArray
-        The values now, and a step earlier: shape, dtype and decomposition alike. Not changed.
+        The values now, and a step earlier: shape and decomposition alike. Not changed.
     field : DistArray, optional
         Real, of the decomposition of `u`. Default: 1 everywhere.
     kernel, steps, mode, cval, origin, dtype, threads, fuse, overlap, callback
@@ -405,7 +418,7 @@ def leapfrog(
         check_companion("previous", previous, u.decomposition, u.topology)
         require_cast(previous.dtype, work)
     options: dict[str, Any] = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
-    options |= {"field": field, "overlap": overlap}
+    options |= {"field": field, "overlap": overlap, "total": count}
     plan = Leapfrog(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     width = plan.stencil.halo.width
     return plan.run(padded_copy(u, work, width), padded_copy(previous, work, width), count, callback)
@@ -434,10 +447,12 @@ def check_companion(name: str, array: DistArray, decomposition: Decomposition, t
     """Refuse an array that is not cut like the one it belongs to."""
     if not isinstance(array, DistArray):
         raise TypeError(f"{name} must be a DistArray, not {type(array).__name__}: use mpihpc.asarray first")
-    if (array.decomposition, array.topology) != (decomposition, topology):
+    if array.topology != topology:
         raise ValueError(
-            f"{name} must have the decomposition and the ranks of u: {array.decomposition} is not {decomposition}"
+            f"{name} lies on another communicator than u ({array.topology.size} and {topology.size} ranks)"
         )
+    if array.decomposition != decomposition:
+        raise ValueError(f"{name} must have the decomposition of u: {array.decomposition} is not {decomposition}")
 
 
 def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:

@@ -30,7 +30,7 @@ class Fusing(NamedTuple):
     overlap : bool
         Whether the middle of the block advances while messages travel.
     seconds : float or None
-        Of one step. None: the blocks are too small for the machine to have been measured.
+        Of one step. None: the machine was not measured, as blocks are too small or there was nothing to choose.
     """
 
     steps: int
@@ -55,6 +55,7 @@ def choose_fuse(
     threads: int,
     only: int | None = None,
     overlap: bool | None = None,
+    total: int | None = None,
 ) -> Fusing:
     """The number of steps per exchange that takes the least time by the model. Collective.
 
@@ -68,12 +69,12 @@ def choose_fuse(
         Predict for this number.
     overlap : bool, optional
         Predict for messages that travel while the middle of the block advances, or before it does.
+    total : int, optional
+        The number of steps that are to be made: no more are fused.
     """
     taps, itemsize, dims = step.taps, step.dtype.itemsize, decomposition.dims
     block = tuple(max(1, -(-n // p)) for n, p in zip(decomposition.shape, dims, strict=True))
     size = math.prod(block)
-    large = size >= _LARGE
-    rates = measured(topology, threads, step) if large else Rates()
     # The sides of a block from whose halo steps are computed twice, and the ranks on the other side.
     sides = [2 if mode == "wrap" or p > 2 else p - 1 for p, mode in zip(dims, modes, strict=True)]
     peers = [min(p - 1, 2) for p in dims]
@@ -81,7 +82,11 @@ def choose_fuse(
     cut = sum(p > 1 for p in dims)
     least, best = math.inf, Fusing(only or 1, bool(overlap), None)
     both = ((False, True) if cut else (False,)) if overlap is None else (overlap,)
-    for steps, meanwhile in product(CANDIDATES if only is None else (only,), both):
+    choices = [k for k in CANDIDATES if k <= max(1, total or k)] if only is None else [only]
+    # Nothing is measured where there is nothing to choose.
+    large = size >= _LARGE and len(choices) * len(both) > 1
+    rates = measured(topology, threads, step) if large else Rates()
+    for steps, meanwhile in product(choices, both):
         deep, shallow = (
             math.prod(n + a + b for n, (a, b) in zip(block, deep_width(decomposition, width, modes, k), strict=True))
             for k in (steps, 1)
@@ -109,4 +114,4 @@ def choose_fuse(
         seconds = cells * per_cell + exchange / steps
         if seconds < least:
             least, best = seconds, Fusing(steps, meanwhile, seconds if large else None)
-    return best
+    return topology.private.bcast(best)  # machines, and with them the times of tiles, may differ

@@ -98,7 +98,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     problem = look(comm, config)
     cut, dtype, steps = problem.cut, problem.dtype, problem.steps
     options = {"comm": comm, "mode": problem.modes, "cval": config.cval, "threads": config.threads}
-    choices = {"fuse": config.fuse, "exact": config.exact, "overlap": OVERLAP[config.overlap]}
+    choices = {"fuse": config.fuse, "exact": config.exact, "overlap": OVERLAP[config.overlap], "total": steps}
     plan = Evolution(cut, problem.taps, dtype, **choices, **options)
     threads, width, fuse = plan.stencil.threads, plan.stencil.halo.width, plan.stencil.fusing.steps
     if shown:

@@ -26,7 +26,7 @@ from mpihpc.stencil.taps import Taps
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
 SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 256)}  # blocks of 8-byte cells
-_MOST_TAPS = 1 << 29  # cells times taps times steps of a measurement
+_MOST_TAPS = 1 << 29  # cells times taps of a step of it
 _GUESS = tuple(5e-10 + 4e-10 / k for k in CANDIDATES)
 _HOPELESS = 1.2  # times the least: more steps at once will not help either
 
@@ -55,7 +55,8 @@ def measured(topology: Topology, threads: int, step: Step) -> Rates:
     Collective.
     """
     comm = topology.private
-    machine = f"{platform.node()} {_core.isa()} {comm.size}x{threads}"
+    # Rank 0's name counts: others may run on other machines, and all must measure the same.
+    machine = comm.bcast(f"{platform.node()} {_core.isa()} {comm.size}x{threads}")
     measures: dict[str, Callable[[], list[float]]] = {
         f"{machine} messages": partial(_messages, topology),
         f"{machine} {_name(step)}": partial(_steps, topology, threads, step),
