@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing it starts MPI, and `launch` comes first
 
 _LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS")
 
-_SINGLE_NODE = {  # Open MPI 4 reads the OMPI_ names, 5 the PRTE_ ones too; other MPIs ignore both
+SINGLE_NODE = {  # Open MPI 4 reads the OMPI_ names, 5 the PRTE_ ones too; other MPIs ignore both
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -39,7 +39,7 @@ def launch(module: str, ranks: int) -> None:
     if mpirun is None:
         sys.exit(f"{module}: error: no mpirun beside {sys.executable} and none on PATH")
     command = [mpirun, "-n", str(ranks), sys.executable, "-m", module, *sys.argv[1:]]
-    os.execve(mpirun, command, _SINGLE_NODE | os.environ)
+    os.execve(mpirun, command, SINGLE_NODE | os.environ)
 
 
 def machine() -> dict[str, object]:

@@ -7,23 +7,20 @@ started when libscalapack-openmpi-dev is installed) take part where they are; th
 ways a user might choose. All take turns, so that a busy machine disturbs all alike, and the medians are shown.
 """
 
-from benchmarks import launch, machine, on_all, on_first
+from benchmarks import launch, on_all, on_first
 
 if __name__ == "__main__":
     launch("benchmarks.matmul", ranks=2)  # before MPI is loaded
 
 import argparse
 import atexit
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,17 +29,16 @@ from statistics import median
 import numpy as np
 from mpi4py import MPI
 
-from benchmarks import _SINGLE_NODE
+from benchmarks import SINGLE_NODE
+from benchmarks.reports import RESULTS, run_cases
 from mpihpc import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, grid_text
 from mpihpc.core.device import blas_threads, thread_count
 from mpihpc.core.failure import VerificationError, agree
 from mpihpc.core.topology import Topology
-from mpihpc.io.writing import versions
 from mpihpc.linalg import Counts, ProductPlan, gram, layouts, matmul
 from mpihpc.programs import execute
 
-RESULTS = Path(__file__).with_name("results")
 LIMIT = {"float32": 1e-4, "float64": 1e-12}  # difference from NumPy, relative to the largest element
 HEAT_SPLITS = ((0, 0), (0, 1), (1, 0))  # the axes along which its operands are cut
 
@@ -113,26 +109,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
 
 def run(comm: MPI.Intracomm, config: Config) -> list[Result]:
     """Measure every case, and tell on rank 0. Collective."""
-    report = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z",
-        "machine": machine(),
-        "versions": versions() | _peer_versions() | {"python": platform.python_version()},
-        "ranks": comm.size,
-        "rounds": config.rounds,
-    }
-    results = []
-    for case in config.cases:
-        results.append(measure(comm, case, config.rounds))
-        if comm.rank == 0 and not config.json:
-            print(table(results[-1]), flush=True)
-    report["results"] = [asdict(result) for result in results]
-    with agree(comm, root=0):
-        if comm.rank == 0 and config.json:
-            print(json.dumps(report), flush=True)
-        if comm.rank == 0 and config.save:
-            RESULTS.mkdir(exist_ok=True)
-            Path(RESULTS, f"matmul-{report['date'][:10]}.json").write_text(json.dumps(report, indent=2) + "\n")
-    return results
+    return run_cases(comm, config, "matmul", measure, table, _peer_versions())
 
 
 def measure(comm: MPI.Intracomm, case: Case, rounds: int) -> Result:
@@ -271,7 +248,7 @@ def _add_scalapack(
             for grid in dict.fromkeys(((comm.size, 1), (1, comm.size))):
                 command = [program[0], "-n", str(comm.size), *map(str, (program[1], case.m, case.n, case.k, *grid))]
                 process = subprocess.Popen(
-                    command, env=_outside() | _SINGLE_NODE | {"OMP_NUM_THREADS": "1"}, text=True,
+                    command, env=_outside() | SINGLE_NODE | {"OMP_NUM_THREADS": "1"}, text=True,
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 )  # fmt: skip
                 servers.append((f"ScaLAPACK, {grid_text(grid)}", process))

@@ -9,21 +9,17 @@ each, if there are as many. They take turns, so that a busy machine disturbs
 all alike, and the medians are shown.
 """
 
-from benchmarks import launch, machine, on_all, on_first
+from benchmarks import launch, on_all, on_first
 
 if __name__ == "__main__":
     launch("benchmarks.stencil", ranks=2)  # before MPI is loaded
 
 import argparse
-import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -31,14 +27,13 @@ from mpi4py import MPI
 
 import mpihpc
 from benchmarks import peers
+from benchmarks.reports import RESULTS, run_cases
 from mpihpc import DistArray, _core
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.failure import VerificationError, agree
-from mpihpc.io.writing import versions
 from mpihpc.programs import execute
 from mpihpc.stencil import Evolution, Stencil, Taps, evolve, named_kernel, padded_copy
 
-RESULTS = Path(__file__).with_name("results")
 STEPS = 24  # in each turn of what fuses steps, and of the faster peers
 FEW = {"NumPy slices": 2, "SciPy": 1, "OpenCV": 4, "JAX": 4}  # these take long: fewer steps, in every fifth round
 EVERY = 5
@@ -112,26 +107,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
 
 def run(comm: MPI.Intracomm, config: Config) -> list[Result]:
     """Measure every case, and tell on rank 0. Collective."""
-    report = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z",
-        "machine": machine() | {"instruction_set": _core.isa()},
-        "versions": versions() | peers.versions() | {"python": platform.python_version()},
-        "ranks": comm.size,
-        "rounds": config.rounds,
-    }
-    results = []
-    for case in config.cases:
-        results.append(measure(comm, case, config.rounds))
-        if comm.rank == 0 and not config.json:
-            print(table(results[-1]), flush=True)
-    report["results"] = [asdict(result) for result in results]
-    with agree(comm, root=0):
-        if comm.rank == 0 and config.json:
-            print(json.dumps(report), flush=True)
-        if comm.rank == 0 and config.save:
-            RESULTS.mkdir(exist_ok=True)
-            Path(RESULTS, f"stencil-{report['date'][:10]}.json").write_text(json.dumps(report, indent=2) + "\n")
-    return results
+    return run_cases(comm, config, "stencil", measure, table, peers.versions())
 
 
 def weights(name: str, ndim: int) -> np.ndarray:

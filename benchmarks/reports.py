@@ -1,0 +1,65 @@
+"""What programs that measure cases, one after the other, have in common: what they tell, and what they save."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+from benchmarks import machine
+from mpihpc import _core
+from mpihpc.core.failure import agree
+from mpihpc.io.writing import versions
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def run_cases(
+    comm: MPI.Intracomm,
+    config: Any,
+    name: str,
+    measure: Callable[[MPI.Intracomm, Any, int], Any],
+    table: Callable[[Any], str],
+    peers: Mapping[str, str],
+) -> list[Any]:
+    """Measure every case, tell on rank 0, and save if asked for. Collective.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        The ranks.
+    config : dataclass
+        With `cases`, `rounds`, `json` and `save`.
+    name : str
+        Of the file in results/.
+    measure, table : callable
+        Gives a dataclass for a case, and a text for that.
+    peers : dict
+        Versions of other libraries.
+    """
+    report = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z",
+        "machine": machine() | {"instruction_set": _core.isa()},
+        "versions": versions() | dict(peers) | {"python": platform.python_version()},
+        "ranks": comm.size,
+        "rounds": config.rounds,
+    }
+    results = []
+    for case in config.cases:
+        results.append(measure(comm, case, config.rounds))
+        if comm.rank == 0 and not config.json:
+            print(table(results[-1]), flush=True)
+    report["results"] = [asdict(result) for result in results]
+    with agree(comm, root=0):
+        if comm.rank == 0 and config.json:
+            print(json.dumps(report), flush=True)
+        if comm.rank == 0 and config.save:
+            RESULTS.mkdir(exist_ok=True)
+            Path(RESULTS, f"{name}-{report['date'][:10]}.json").write_text(json.dumps(report, indent=2) + "\n")
+    return results
