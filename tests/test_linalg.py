@@ -503,6 +503,8 @@ def test_products_are_arrays_like_others(comm, shared_tmp_path, shape, options):
         (p.max(axis=1), wanted.max(1)),
         (p.mean(axis=0, keepdims=True), wanted.mean(0, keepdims=True)),
         (mpihpc.vecdot(p, d), (wanted * c).sum(-1)),
+        (mpihpc.map_blocks(lambda x, y: x + y, p, row), wanted + c[0]),
+        (mpihpc.map_blocks(lambda x, y: x - y, d, p), c - wanted),
         (mpihpc.vecdot(d, p), (wanted * c).sum(-1)),
     ]:
         assert np.array_equal(got.gather(None), right)

@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import ArrayLike, NDArray
 
-from mpihpc.arithmetic import is_distributed, local_part
+from mpihpc.arithmetic import is_distributed, local_part, plain
 from mpihpc.array import DistArray, empty
 from mpihpc.core.decomposition import Box, Chunks, Decomposition, Part, Whole, Width
 from mpihpc.core.failure import agree
@@ -56,7 +56,7 @@ def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
     """
     if not arrays or not is_distributed(arrays[0]):
         raise TypeError("map_blocks needs a function and at least one DistArray, first")
-    first = arrays[0]
+    first = plain(arrays[0])
     private = first.topology.private
     with agree(private):
         for x in arrays:
