@@ -274,6 +274,11 @@ def test_the_model_fuses_steps_of_large_blocks(comm, shared_tmp_path, monkeypatc
     few = Decomposition((8 * comm.size, 8), (comm.size, 1))
     small = choose_fuse(few, step, width, ("wrap",) * 2, Topology.of(comm), 1)
     assert small.seconds is None  # nothing is measured, nothing predicted
+    # What is computed twice costs more with many taps: then fewer steps at once.
+    many = Step(Taps.from_kernel(named_kernel("gaussian:2", 2), 2), np.dtype(float))
+    cut = Decomposition((100 * comm.size, 100), (comm.size, 1))
+    few, more = (choose_fuse(cut, s, s.taps.width, ("wrap",) * 2, Topology.of(comm), 1).steps for s in (many, step))
+    assert few < more
 
 
 def test_messages_and_bytes_of_fused_steps(comm):

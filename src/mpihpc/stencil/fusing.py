@@ -13,7 +13,7 @@ from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.topology import Topology
 from mpihpc.stencil.overlap import slab_count
-from mpihpc.stencil.rates import CANDIDATES, Rates, Step, measured, sample
+from mpihpc.stencil.rates import CANDIDATES, Step, guessed, measured, sample
 
 _CALL = 1e-5  # seconds for a call of a kernel
 _ROW = 100  # cells; what it costs to begin a row that is shorter
@@ -85,7 +85,7 @@ def choose_fuse(
     choices = [k for k in CANDIDATES if k <= max(1, total or k)] if only is None else [only]
     # Nothing is measured where there is nothing to choose.
     large = size >= _LARGE and len(choices) * len(both) > 1
-    rates = measured(topology, threads, step) if large else Rates()
+    rates = measured(topology, threads, step) if large else guessed(step)
     for steps, meanwhile in product(choices, both):
         deep, shallow = (
             math.prod(n + a + b for n, (a, b) in zip(block, deep_width(decomposition, width, modes, k), strict=True))

@@ -27,14 +27,13 @@ from mpihpc.stencil.taps import Taps
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
 SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 256)}  # blocks of 8-byte cells
 _MOST_TAPS = 1 << 29  # cells times taps of a step of it
-_GUESS = tuple(5e-10 + 4e-10 / k for k in CANDIDATES)
 _HOPELESS = 1.2  # times the least: more steps at once will not help either
 
 
 class Rates(NamedTuple):
     """What one rank can do while all others work too."""
 
-    seconds_per_cell: tuple[float, ...] = _GUESS  # of a step, by the number of steps at once
+    seconds_per_cell: tuple[float, ...]  # of a step, by the number of steps at once
     latency: float = 5e-6  # seconds for a message, packed and unpacked
     seconds_per_byte: float = 2e-10  # more for each byte sent
     exposed: float = 1.0  # the share of these that is left when there is work between start and finish
@@ -47,6 +46,12 @@ class Step(NamedTuple):
     dtype: np.dtype
     field: bool = False
     levels: int = 1
+
+
+def guessed(step: Step) -> Rates:
+    """Rates for blocks that are too small for measuring to be worth while."""
+    taps = len(step.taps.weights)
+    return Rates(tuple(2e-10 + 3e-11 * taps + 4e-10 / k for k in CANDIDATES))
 
 
 def measured(topology: Topology, threads: int, step: Step) -> Rates:
@@ -151,9 +156,8 @@ def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], 
 
 def _messages(topology: Topology) -> list[float]:
     """Seconds per message and per byte of an exchange, and the share that work does not hide. Collective."""
-    default = Rates()
     if topology.size == 1:
-        return [default.latency, default.seconds_per_byte, default.exposed]
+        return [Rates._field_defaults[name] for name in ("latency", "seconds_per_byte", "exposed")]
     seconds = []
     for nbytes in (64, 1 << 20):  # from each rank to the next
         cut = Decomposition((topology.size, nbytes), (topology.size, 1))
