@@ -26,19 +26,20 @@ extern "C" void run_{name}(void *const *p, const {name}_::Geometry *g, unsigned 
 }}
 """
 _BOXES = """
-extern "C" void run_{verb}_{size}(void *buffer, void *array, const long long *table, long long boxes,
-                                  const boxes_{size}::Strides *strides, unsigned blocks) {{
+extern "C" void run_{verb}_{size}(void *one, void *two, const long long *table, const long long *others,
+                                  long long boxes, const boxes_{size}::Strides *strides, unsigned blocks) {{
     static void *cells[2];
-    static const long long *rows;
+    static const long long *rows[2];
     static long long count;
     static const boxes_{size}::Strides *steps;
-    cells[0] = buffer, cells[1] = array, rows = table, count = boxes, steps = strides;
+    cells[0] = one, cells[1] = two, rows[0] = table, rows[1] = others, count = boxes, steps = strides;
     launch(blocks, boxes_{size}::THREADS, false, false, [] {{
         using namespace boxes_{size};
-        {verb}_{size}((Cell *)cells[0], (Cell *)cells[1], rows, count, *steps);
+        {verb}_{size}((Cell *)cells[0], (Cell *)cells[1], rows[0], {arguments});
     }});
 }}
 """
+_ARGUMENTS = {"pack": "count, *steps", "unpack": "count, *steps", "copy": "rows[1], count, steps[0], steps[1]"}
 
 
 class Recorder:
@@ -75,11 +76,13 @@ class Host(Recorder):
         self.launches += 1
         run((ctypes.c_void_p * 5)(*addresses), geometry.ctypes.data_as(ctypes.c_void_p), blocks, self.backwards)
 
-    def move(self, verb: str, buffer: np.ndarray, array: np.ndarray, table: np.ndarray, strides: np.ndarray) -> None:
-        """Pack or unpack boxes."""
-        run = getattr(self.library, f"run_{verb}_{array.dtype.itemsize}")
-        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (buffer, array, table)]
-        run(*pointers, ctypes.c_longlong(len(table) - 1), ctypes.c_void_p(strides.ctypes.data), 3)
+    def move(
+        self, verb: str, one: np.ndarray, two: np.ndarray, tables: Sequence[np.ndarray], *strides: np.ndarray
+    ) -> None:
+        """Pack, unpack or copy boxes."""
+        run = getattr(self.library, f"run_{verb}_{two.dtype.itemsize}")
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (one, two, tables[0], tables[-1])]
+        run(*pointers, ctypes.c_longlong(len(tables[0]) - 1), ctypes.c_void_p(np.concatenate(strides).ctypes.data), 3)
 
 
 def compile_host(target: Path, kernels: dict[str, tuple[Kernel, str]], sizes: Sequence[int] = ()) -> Path:
@@ -90,7 +93,7 @@ def compile_host(target: Path, kernels: dict[str, tuple[Kernel, str]], sizes: Se
         text.append(_ADVANCE.format(name=name, threads=kernel.threads, barriers=str(kernel.steps > 1).lower()))
     for size in sizes:
         text.append(f"namespace boxes_{size} {{\n{boxes_source(size, f'_{size}')}\n}}")
-        text += [_BOXES.format(verb=verb, size=size) for verb in ("pack", "unpack")]
+        text += [_BOXES.format(verb=verb, size=size, arguments=_ARGUMENTS[verb]) for verb in _ARGUMENTS]
     file = target.with_suffix(".cpp")
     file.write_text("\n".join(text))
     command = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-o", target, file]

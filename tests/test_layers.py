@@ -6,10 +6,10 @@ from pathlib import Path
 import mpihpc
 
 FLOORS = [
-    ("machine", ["kernels", "core.device", "core.failure", "core.watchdog", "_core"]),
+    ("machine", ["kernels", "core.device", "core.gpu", "core.failure", "core.watchdog", "_core"]),
     ("geometry", ["core.decomposition", "core.projection", "core.topology"]),
     ("movement", ["core.transfer", "core.halo"]),
-    ("array", ["array", "arithmetic", "dtypes", "exact", "reductions"]),
+    ("array", ["array", "creation", "arithmetic", "dtypes", "exact", "reductions"]),
     ("user modules", ["io", "linalg", "stencil", "ndimage", "chunks"]),
     (
         "programs",

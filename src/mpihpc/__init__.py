@@ -1,12 +1,13 @@
 """NumPy and SciPy names for arrays that are spread over MPI ranks."""
 
 from mpihpc import io, linalg, ndimage, stencil
-from mpihpc.array import DistArray, asarray, empty, from_local, fromfunction, full, ones, zeros
+from mpihpc.array import DistArray
 from mpihpc.chunks import from_chunks, map_blocks, map_reduce
 from mpihpc.core.decomposition import Box, Decomposition
 from mpihpc.core.failure import agree, install_hook
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
+from mpihpc.creation import asarray, empty, from_local, fromfunction, full, ones, zeros
 from mpihpc.reductions import (
     all,
     any,

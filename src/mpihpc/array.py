@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from mpihpc.arithmetic import Arithmetic
 from mpihpc.core.decomposition import Box, Decomposition, Whole, Width, grid_text, halo_width, ranks_text
+from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
@@ -21,12 +22,13 @@ from mpihpc.kernels import cpu
 from mpihpc.reductions import Reductions
 
 _LONG_ROW = 1024  # bytes; shorter ones would grow by too much
+_SLAB = 32 << 20  # bytes that come to host memory at once
 
 
 class DistArray(Arithmetic, Reductions):
     """A global array cut into one block per rank. Making it is collective.
 
-    Made by the functions of this module (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
+    Made by the functions of `mpihpc.creation` (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
     `mpihpc.io.read`, or from a decomposition as below. It wraps one local array: NumPy never sees the global one, and
     what NumPy does to `local` it does to this rank's block. Operators and NumPy's ufuncs work cell by cell
     (`mpihpc.arithmetic`), `sum` and others reduce (`mpihpc.reductions`).
@@ -41,6 +43,8 @@ class DistArray(Arithmetic, Reductions):
         The ranks. Default: COMM_WORLD.
     halo : int, one int or one (before, after) pair per axis
         Cells kept around the block on each axis.
+    device : str or Device
+        Where the blocks are: ``cpu``; ``gpu``, each rank's on a GPU; or ``auto``: on GPUs if all ranks have one.
 
     Attributes
     ----------
@@ -52,12 +56,14 @@ class DistArray(Arithmetic, Reductions):
         The ranks.
     halo : tuple of (before, after) pairs
         Cells kept around the block on each axis.
-    local : numpy.ndarray
+    device : Device
+        Where the blocks are: ``device.name`` is ``cpu`` or ``gpu``.
+    local : numpy.ndarray or cupy.ndarray
         The rank's own block, a view; shape ``decomposition.box(comm.rank).shape``.
-    padded : numpy.ndarray
+    padded : numpy.ndarray or cupy.ndarray
         The block with its halo, whose cells mean something after `exchange`. An empty block has no halo. Its rows are
         contiguous, but may lie apart.
-    memory, memory_box : numpy.ndarray, Box
+    memory, memory_box : numpy.ndarray or cupy.ndarray, Box
         The contiguous array of which `padded` is a part, and the box that it covers.
     """
 
@@ -68,9 +74,11 @@ class DistArray(Arithmetic, Reductions):
         *,
         comm: MPI.Intracomm | None = None,
         halo: int | Sequence[int] | Width = 0,
+        device: str | Device = "cpu",
     ) -> None:
         self.topology = Topology.of(comm)
         self.decomposition = decomposition
+        self.device = self.topology.device(device)
         with agree(self.topology.private):
             if decomposition.size != self.topology.size:
                 raise ValueError(
@@ -80,7 +88,7 @@ class DistArray(Arithmetic, Reductions):
             self.halo = halo_width(halo, decomposition.ndim)
             self.box = decomposition.box(self.topology.rank)
             self.frame = self.box.grow(self.halo) if self.box.size else self.box
-            self.memory, lead = _block_memory(self.frame.shape, number_dtype(dtype), self.halo[-1][0])
+            self.memory, lead = _block_memory(self.frame.shape, number_dtype(dtype), self.halo[-1][0], self.device)
             self.padded = self.memory[..., lead : lead + self.frame.shape[-1]]
             corner = (*self.frame.start[:-1], self.frame.start[-1] - lead)
             self.memory_box = Box(corner, tuple(a + n for a, n in zip(corner, self.memory.shape, strict=True)))
@@ -110,7 +118,7 @@ class DistArray(Arithmetic, Reductions):
         return self.size * self.dtype.itemsize
 
     @property
-    def local(self) -> NDArray[Any]:
+    def local(self) -> Any:
         return self.padded[self.box.slices(self.frame.start)]
 
     def __repr__(self) -> str:
@@ -149,7 +157,7 @@ class DistArray(Arithmetic, Reductions):
                 raise ValueError(f"root {root} is not one of the {size} ranks: use 0 to {size - 1}, or None for all")
             gets_it = root in (None, self.topology.rank)
             whole = np.empty(self.shape if gets_it else (0,) * self.ndim, self.dtype)
-        self._move(Transfer(self.decomposition, Whole(self.shape, size, root)), whole)
+        self.to_device("cpu")._move(Transfer(self.decomposition, Whole(self.shape, size, root)), whole)
         return whole if gets_it else None
 
     def redistribute(self, dims: Sequence[int] | None = None, *, halo: int | Sequence[int] | Width = 0) -> DistArray:
@@ -168,7 +176,7 @@ class DistArray(Arithmetic, Reductions):
 
     def recut(self, decomposition: Decomposition, *, halo: int | Sequence[int] | Width = 0) -> DistArray:
         """The same array cut as `decomposition`, a new one. Collective."""
-        new = DistArray(decomposition, self.dtype, comm=self.comm, halo=halo)
+        new = DistArray(decomposition, self.dtype, comm=self.comm, halo=halo, device=self.device)
         self._move(Transfer(self.decomposition, new.decomposition), new.padded, new.frame.start)
         return new
 
@@ -191,7 +199,8 @@ class DistArray(Arithmetic, Reductions):
             if needed != self.halo:
                 raise ValueError(f"halo {self.halo} is uneven on a mirrored axis: mode {mode!r} needs {needed}")
             cval = self.dtype.type(cval)
-        Halo(self.decomposition, self.topology, self.halo, self.dtype, mode, cval).exchange(self.padded)
+        halo = Halo(self.decomposition, self.topology, self.halo, self.dtype, mode, cval, device=self.device)
+        halo.exchange(self.padded)
 
     def checksum(self) -> int:
         """A number that tells different arrays apart, the same however the array is cut. Collective.
@@ -203,14 +212,36 @@ class DistArray(Arithmetic, Reductions):
             `mpihpc.kernels.cpu.checksum` for the hash. Not cryptographic.
         """
         with agree(self.topology.private):
-            mine = np.array([cpu.checksum(self.local, self.box.start, self.shape)], np.uint64)
+            mine = np.zeros(1, np.uint64)
+            for box, cells in host_slabs(self):
+                mine += np.uint64(cpu.checksum(cells, box.start, self.shape))
         self.topology.private.Allreduce(MPI.IN_PLACE, mine, op=MPI.SUM)
         return int(mine[0])
 
     def copy(self) -> DistArray:
         """A copy, halo included."""
-        new = DistArray(self.decomposition, self.dtype, comm=self.comm, halo=self.halo)
-        np.copyto(new.padded, self.padded)
+        new = DistArray(self.decomposition, self.dtype, comm=self.comm, halo=self.halo, device=self.device)
+        new.padded[...] = self.padded
+        return new
+
+    def to_device(self, device: str | Device) -> DistArray:
+        """The array with its blocks on a device: a copy, halo included, or itself if they are there. Collective.
+
+        Parameters
+        ----------
+        device : str or Device
+            As for new arrays.
+
+        Raises
+        ------
+        ValueError
+            An unknown device, or one that a rank does not have.
+        """
+        there = self.topology.device(device)
+        if there is self.device:
+            return self
+        new = DistArray(self.decomposition, self.dtype, comm=self.comm, halo=self.halo, device=there)
+        new.padded[...] = there.asarray(self.device.to_host(self.padded))
         return new
 
     def astype(self, dtype: DTypeLike) -> DistArray:
@@ -222,233 +253,37 @@ class DistArray(Arithmetic, Reductions):
             The array is complex and `dtype` is not.
         """
         require_cast(self.dtype, number_dtype(dtype))
-        new = DistArray(self.decomposition, dtype, comm=self.comm, halo=self.halo)
-        np.copyto(new.local, self.local, casting="unsafe")
+        new = DistArray(self.decomposition, dtype, comm=self.comm, halo=self.halo, device=self.device)
+        new.local[...] = self.local.astype(new.dtype, copy=False)
         return new
 
-    def _move(self, transfer: Transfer, target: NDArray[Any], origin: Sequence[int] | None = None) -> None:
-        exchange = transfer.bind(self.topology, self.dtype, self.frame.start, origin)
+    def _move(self, transfer: Transfer, target: Any, origin: Sequence[int] | None = None) -> None:
+        exchange = transfer.bind(self.topology, self.dtype, self.frame.start, origin, self.device)
         exchange(self.padded, target)
         exchange.close()
 
 
-def empty(
-    shape: int | Sequence[int],
-    dtype: DTypeLike = float,
-    *,
-    comm: MPI.Intracomm | None = None,
-    dims: Sequence[int] | None = None,
-    halo: int | Sequence[int] | Width = 0,
-) -> DistArray:
-    """A new array whose cells hold anything. Collective, as all functions that make arrays.
-
-    Parameters
-    ----------
-    shape : int or sequence of int
-        Global shape.
-    dtype : dtype
-        A number or bool dtype.
-    comm : mpi4py.MPI.Intracomm, optional
-        The ranks. Default: COMM_WORLD.
-    dims : sequence of int, optional
-        Ranks along each axis. Default: the grid with the fewest halo bytes.
-    halo : int, one int or one (before, after) pair per axis
-        Cells kept around each block.
-
-    Raises
-    ------
-    ValueError
-        `dims` does not fit the shape or the number of ranks.
-    """
-    topology = Topology.of(comm)
-    with agree(topology.private):
-        sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-        cut = Decomposition.balanced(sizes, topology.size, halo=halo or 1, dims=dims)
-    return DistArray(cut, dtype, comm=comm, halo=halo)
+def host_slabs(array: DistArray) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """This rank's block in host memory, as boxes and their cells: as it is, or copied there slab after slab."""
+    if array.device is CPU:
+        yield array.box, array.local
+        return
+    for slab in Box.whole(array.box.shape).slabs(max(1, _SLAB // array.dtype.itemsize)):
+        yield slab.shift(array.box.start), array.device.to_host(array.local[slab.slices()])
 
 
-def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = None, **where: Any) -> DistArray:
-    """A new array filled with one number; `dtype` defaults to the number's. Other parameters: see `empty`."""
-    with agree(Topology.of(where.get("comm")).private):
-        value = np.asarray(fill_value, dtype)
-        if value.ndim:
-            raise ValueError(f"fill_value has shape {value.shape}: give one number")
-    new = empty(shape, value.dtype, **where)
-    new.padded[...] = value
-    return new
-
-
-def zeros(shape: int | Sequence[int], dtype: DTypeLike = float, **where: Any) -> DistArray:
-    """A new array of zeros. Other parameters: see `empty`."""
-    return full(shape, 0, dtype, **where)
-
-
-def ones(shape: int | Sequence[int], dtype: DTypeLike = float, **where: Any) -> DistArray:
-    """A new array of ones. Other parameters: see `empty`."""
-    return full(shape, 1, dtype, **where)
-
-
-def fromfunction(
-    function: Callable[..., ArrayLike], shape: int | Sequence[int], *, dtype: DTypeLike = float, **where: Any
-) -> DistArray:
-    """A new array made by a function of the global indices, as `numpy.fromfunction`.
-
-    Parameters
-    ----------
-    function : callable
-        Called once per rank with one array of global indices per axis, each of the shape of the rank's block, so it
-        must work cell by cell. Its result's dtype is the array's.
-    shape : int or sequence of int
-        Global shape.
-    dtype : dtype
-        Of the index arrays.
-    **where
-        `comm`, `dims`, `halo` of `empty`.
-    """
-    new = empty(shape, **where)
-    index = [i.astype(dtype) for i in np.indices(new.box.shape, sparse=True)]
-    index = [i + np.asarray(start, dtype) for i, start in zip(index, new.box.start, strict=True)]
-    values = np.asarray(function(*(np.broadcast_to(i, new.box.shape).copy() for i in index)))
-    found = new.topology.private.allgather(values.dtype)  # they may differ, where they depend on the values
-    with agree(new.topology.private):
-        common = np.result_type(*map(number_dtype, found))
-        np.broadcast_shapes(values.shape, new.box.shape)
-    if common != new.dtype:
-        new = DistArray(new.decomposition, common, comm=new.comm, halo=new.halo)
-    new.local[...] = values
-    return new
-
-
-def asarray(
-    a: ArrayLike | None,
-    dtype: DTypeLike | None = None,
-    *,
-    comm: MPI.Intracomm | None = None,
-    dims: Sequence[int] | None = None,
-    halo: int | Sequence[int] | Width = 0,
-) -> DistArray:
-    """Spread a global array that is present on one rank or on all. Collective.
-
-    Before: either one rank holds the global array and the others pass None, or every rank holds all of it. After:
-    each rank holds its block.
-
-    Parameters
-    ----------
-    a : array_like or None
-        The global array.
-    dtype : dtype, optional
-        Default: that of `a`.
-    comm, dims, halo
-        See `empty`.
-
-    Raises
-    ------
-    ValueError
-        Some ranks but not all hold an array, or they hold arrays of different shape or dtype.
-    TypeError
-        `a` is no array of numbers.
-    """
-    topology = Topology.of(comm)
-    private = topology.private
-    with agree(private):
-        whole = None if a is None else np.asarray(a)
-        if whole is not None:
-            whole = whole.astype(number_dtype(whole.dtype), copy=False)
-    holders: int = private.allreduce(0 if whole is None else 1)
-    with agree(private):
-        if holders not in (1, topology.size):
-            raise ValueError(f"{holders} of {topology.size} ranks hold an array: it must be on 1 of them or on all")
-    root: int = private.allreduce(topology.size if whole is None else topology.rank, op=MPI.MIN)
-    shape, source_dtype = private.bcast(None if whole is None else (whole.shape, whole.dtype), root=root)
-    with agree(private):
-        if whole is not None and (whole.shape, whole.dtype) != (shape, source_dtype):
-            raise ValueError(
-                f"the array has shape {whole.shape} and dtype {whole.dtype}, "
-                f"but {shape} and {source_dtype} on rank {root}"
-            )
-        require_cast(source_dtype, number_dtype(source_dtype if dtype is None else dtype))
-    new = empty(shape, source_dtype if dtype is None else dtype, comm=comm, dims=dims, halo=halo)
-    if holders == topology.size and whole is not None:
-        new.local[...] = whole[new.box.slices()]
-        return new
-    moved = new if new.dtype == source_dtype else DistArray(new.decomposition, source_dtype, comm=comm, halo=halo)
-    exchange = Transfer(Whole(shape, topology.size, root), new.decomposition).bind(
-        topology, source_dtype, None, moved.frame.start
-    )
-    exchange(whole if whole is not None else np.empty((0,) * len(shape), source_dtype), moved.padded)
-    exchange.close()
-    if moved is not new:
-        new.local[...] = moved.local
-    return new
-
-
-def from_local(
-    local: ArrayLike,
-    shape: Sequence[int] | None = None,
-    *,
-    comm: MPI.Intracomm | None = None,
-    dims: Sequence[int] | None = None,
-    halo: int | Sequence[int] | Width = 0,
-) -> DistArray:
-    """An array from the blocks that the ranks already hold. Collective. The blocks are copied.
-
-    Parameters
-    ----------
-    local : array_like
-        This rank's block. It must be the block that `numpy.array_split` gives it: the first ``n % p`` of the ``p``
-        blocks of an axis have one cell more.
-    shape : sequence of int, optional
-        Global shape. Default: the blocks' lengths added up along each axis of the grid.
-    dims : sequence of int, optional
-        Ranks along each axis. Default: the balanced grid if `shape` is given, else all ranks along the first axis.
-    comm, halo
-        See `empty`.
-
-    Raises
-    ------
-    ValueError
-        The blocks do not fit together, or are cut at other places. The line names the first such rank.
-    """
-    topology = Topology.of(comm)
-    block = np.asarray(local)
-    shapes = topology.private.allgather((block.shape, block.dtype))
-    with agree(topology.private):
-        if len({len(s) for s, _ in shapes}) > 1 or block.ndim == 0:
-            raise ValueError(f"blocks must have the same number of axes, at least 1, this one has {block.ndim}")
-        if block.dtype != shapes[0][1]:
-            raise ValueError(f"the block has dtype {block.dtype}, but {shapes[0][1]} on rank 0")
-        if shape is None:
-            grid = tuple(dims) if dims is not None else (topology.size,) + (1,) * (block.ndim - 1)
-            place = Decomposition.balanced((0,) * block.ndim, topology.size, dims=grid)
-            lines = (
-                [place.rank([c if e == d else 0 for e in range(block.ndim)]) for c in range(p)]
-                for d, p in enumerate(grid)
-            )
-            shape = tuple(sum(shapes[r][0][d] for r in line) for d, line in enumerate(lines))
-            dims = grid
-    new = empty(shape, block.dtype, comm=comm, dims=dims, halo=halo)
-    with agree(topology.private):
-        if block.shape != new.box.shape:
-            raise ValueError(
-                f"the block has shape {block.shape}, but {new.box.shape} is this rank's share of shape {new.shape} "
-                f"on grid {grid_text(new.decomposition.dims)}"
-            )
-    new.local[...] = block
-    return new
-
-
-def _block_memory(shape: Sequence[int], dtype: np.dtype, before: int) -> tuple[NDArray[Any], int]:
+def _block_memory(shape: Sequence[int], dtype: np.dtype, before: int, device: Device) -> tuple[Any, int]:
     """The memory for a block's padded array, and how many cells into its rows the block's rows begin.
 
     The rows of a block with a halo begin at a cache line, after `before` cells: streaming stores want it so.
     They are an odd number of lines apart: at a power of two they would get into each other's way in a cache.
     """
-    line, length = 64 // math.gcd(64, dtype.itemsize), shape[-1]
+    line, length = device.line // math.gcd(device.line, dtype.itemsize), shape[-1]
     if not before or len(shape) == 1 or length * dtype.itemsize < _LONG_ROW or not math.prod(shape):
-        return np.empty(shape, dtype), 0
+        return device.empty(shape, dtype), 0
     lead = -before % line
     row = (-(-(lead + length) // line) | 1) * line
     size = math.prod(shape[:-1]) * row
-    raw = np.empty(size + line, dtype)
-    first = -(raw.ctypes.data // dtype.itemsize) % line
+    raw = device.empty(size + line, dtype)
+    first = -(device.address(raw) // dtype.itemsize) % line
     return raw[first : first + size].reshape(*shape[:-1], row), lead

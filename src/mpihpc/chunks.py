@@ -13,12 +13,13 @@ from mpi4py import MPI
 from numpy.typing import ArrayLike, NDArray
 
 from mpihpc.arithmetic import is_distributed, local_part, plain
-from mpihpc.array import DistArray, empty
+from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Chunks, Decomposition, Part, Whole, Width
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
+from mpihpc.creation import empty
 from mpihpc.dtypes import number_dtype
 from mpihpc.io import split_name
 from mpihpc.io.reading import Reader

@@ -198,17 +198,29 @@ def test_boxes(host) -> None:
         parts = [array[tuple(slice(lo, hi) for lo, hi in each)] for each in boxes]
         expected = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
         table = plan.describe(boxes)
-        buffer = np.zeros(max(1, int(table[-1, 0])), array.dtype)
-        strides = plan.check_boxes(boxes, array.dtype, buffer, array)
-        machine.move("pack", buffer, array, table, strides)
+        buffer = np.zeros(max(1, int(table[-1, 0])) * size, np.uint8)
+        strides = plan.check_boxes(boxes, array.dtype, array, buffer)
+        machine.move("pack", buffer, array, [table], strides)
         assert buffer.tobytes()[: len(expected)] == expected
         wanted = np.zeros_like(array)
         for each in boxes:
             inner = tuple(slice(lo, hi) for lo, hi in each)
             wanted[inner] = array[inner]
         target = np.zeros(array.shape, array.dtype)
-        machine.move("unpack", buffer, target, table, plan.check_boxes(boxes, array.dtype, buffer, target))
+        there = plan.check_boxes(boxes, array.dtype, target, buffer)
+        machine.move("unpack", buffer, target, [table], there)
         assert target.tobytes() == wanted.tobytes()
+        # To other places of an array whose axes run the other way.
+        moved = [[(7, 7 + hi - lo) for lo, hi in each] for each in boxes]
+        for each, other in zip(boxes, moved, strict=True):
+            room = np.zeros([n + 9 for n in shape], array.dtype).T.copy().T
+            tables = plan.describe([each]), plan.describe([other])
+            places = plan.check_boxes([each], array.dtype, array), plan.check_boxes([other], array.dtype, room)
+            machine.move("copy", array, room, tables, *places)
+            inner, outer = (tuple(slice(lo, hi) for lo, hi in one) for one in (each, other))
+            assert room[outer].tobytes() == array[inner].tobytes()
+            room[outer] = np.zeros((), array.dtype)
+            assert not any(room.tobytes())
 
 
 @pytest.mark.parametrize("arch", SHARED)
@@ -230,7 +242,7 @@ def test_kernels_compile_for_gpus(arch: str) -> None:
     # In one text, because compilers need longer to start than for a kernel.
     said = compiler("\n".join(f"namespace in_{name} {{\n{text}\n}}" for name, text in texts.items()), arch)
     found = re.findall(r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores", said, re.DOTALL)
-    assert len(found) == sum(1 + name.startswith("boxes") for name in texts)
+    assert len(found) == sum(1 + 2 * name.startswith("boxes") for name in texts)
     for name, frame, stores in found:
         assert int(frame) <= 128 and int(stores) <= (0 if name.startswith("inner") else 128), said
 
@@ -338,13 +350,14 @@ def test_bad_arguments() -> None:
     ]:
         with pytest.raises(TypeError, match=text):
             plan.advance(machine, **good | bad)
-    boxes, buffer = [[(0, 3), (2, 4)]], np.empty(6)
+    boxes, buffer = [[(0, 3), (2, 4)]], np.empty(48, np.uint8)
     for array, given, text in [
-        (src, buffer[:5], "buffer has 5 cells, 6 in a row are needed"),
-        (src, np.empty(12)[::2], "6 in a row are needed"),
+        (src, buffer[:5], "buffer has 5 cells of uint8, 48 bytes in a row are needed"),
+        (src, np.empty(96, np.uint8)[::2], "48 bytes in a row are needed"),
+        (src, np.empty(48), "buffer has 48 cells of float64"),
         (src[:2], buffer, "does not lie in an array of shape"),
     ]:
         with pytest.raises(ValueError, match=text):
-            plan.check_boxes(boxes, np.dtype("f8"), given, array)
-    with pytest.raises(TypeError, match="buffer is float32, the boxes are float64"):
-        plan.check_boxes(boxes, np.dtype("f8"), buffer.astype("f4"), src)
+            plan.check_boxes(boxes, np.dtype("f8"), array, given)
+    with pytest.raises(TypeError, match="array is float32, the boxes are float64"):
+        plan.check_boxes(boxes, np.dtype("f8"), src.astype("f4"), buffer)

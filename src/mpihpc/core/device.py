@@ -1,34 +1,184 @@
-"""Where a rank computes: which device, how many threads."""
+"""Where a rank computes: the one place where devices differ.
+
+A `Device` makes arrays, knows the kernels for them, and gets bytes between them and MPI. `Cpu` is this process's memory
+and cores; `mpihpc.core.gpu.Gpu` is a GPU through CuPy, which nothing else imports. Whoever works on blocks takes what
+it needs from ``array.device``, and otherwise calls NumPy's functions and ufuncs: they go where the blocks are.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import ThreadpoolController
 
 from mpihpc.core.failure import nearest
+from mpihpc.kernels import cpu
 
 MAX_THREADS = 1024
 DEVICES = ("auto", "cpu", "gpu")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
-def select_device(name: str) -> str:
-    """The device for a ``--device`` argument: "cpu", the only one so far.
+class Device(Protocol):
+    """What the package asks of a device.
+
+    Attributes
+    ----------
+    name : str
+        "cpu" or "gpu", as users say it.
+    label : str
+        Which one exactly, and how its bytes reach MPI; for headers.
+    identity : str
+        The same for all processes on a device, another for each device of the job.
+    kernels : module
+        The room of `mpihpc.kernels` for its arrays.
+    line : int
+        Bytes that memory hands over at once: rows begin at multiples of it.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def kernels(self) -> Any: ...
+    @property
+    def line(self) -> int: ...
+
+    def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
+        """A new array, C order."""
+
+    def address(self, array: Any) -> int:
+        """Where the first cell of an array lies."""
+
+    def asarray(self, a: Any) -> Any:
+        """Something that NumPy makes an array of, as an array here; arrays that are here stay as they are."""
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        """The array in host memory: a copy, or itself if it is there."""
+
+    def mailbox(self, nbytes: int) -> tuple[Any, Any]:
+        """A row of bytes here, and the one that MPI reads or writes, which may be the same."""
+
+    def post(self, here: Any, mail: Any) -> None:
+        """Bring bytes to where MPI reads them. They are there after the next `wait`."""
+
+    def outgoing(self, row: Any) -> Any:
+        """A row of bytes for MPI to read, after the next `wait`: the same, if MPI can read it."""
+
+    def fetch(self, mail: Any, here: Any) -> None:
+        """Bring bytes from where MPI wrote them. Whoever works on `here` next finds them."""
+
+    def wait(self) -> None:
+        """Until all is done that was begun in the current lane."""
+
+    def lane(self, urgent: bool) -> AbstractContextManager[None]:
+        """What begins inside waits for all that was begun before, and for nothing that is begun later elsewhere.
+
+        Lanes may lie in each other; what follows the outermost waits for all that was begun in them.
+        """
+
+
+class Cpu:
+    """This process's memory and cores: the only instance is `CPU`. See `Device`."""
+
+    name, label, identity, kernels, line = "cpu", "cpu", "", cpu, 64
+
+    def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
+
+    def address(self, array: NDArray[Any]) -> int:
+        return array.ctypes.data
+
+    def asarray(self, a: Any) -> NDArray[Any]:
+        return np.asarray(a)
+
+    def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array
+
+    def mailbox(self, nbytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        row = np.empty(nbytes, np.uint8)
+        return row, row
+
+    def post(self, here: NDArray[np.uint8], mail: NDArray[np.uint8]) -> None:
+        pass
+
+    def outgoing(self, row: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return row
+
+    def fetch(self, mail: NDArray[np.uint8], here: NDArray[np.uint8]) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+    def lane(self, urgent: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+CPU: Device = Cpu()
+
+
+@dataclass
+class Copies:
+    """Bytes that this process has copied between its devices and its own memory."""
+
+    to_host: int = 0
+    to_device: int = 0
+
+
+copied = Copies()
+
+
+def check_device(name: Any) -> None:
+    """Refuse what is no device.
 
     Raises
     ------
     ValueError
-        An unknown device, or "gpu".
+        Another name than ``auto``, ``cpu`` or ``gpu``.
     """
-    if name not in DEVICES:
+    if isinstance(name, str) and name not in DEVICES:
         raise ValueError(f"unknown device {name!r}: {nearest(name, DEVICES)}")
-    if name == "gpu":
-        raise ValueError("device 'gpu' is not available in this version: use --device cpu (or auto)")
-    return "cpu"
+
+
+def find_device(name: str | Device, node_rank: int) -> Device:
+    """The device that a name means on this process.
+
+    Parameters
+    ----------
+    name : str or Device
+        ``cpu``; ``gpu``; or ``auto``: a GPU if CuPy and a GPU are there. A device stands for itself.
+    node_rank : int
+        Number of this process on its node: those of a node take its GPUs in turn. (Slurm and others may show each
+        process other GPUs: then it takes the first that it sees.)
+
+    Raises
+    ------
+    ValueError
+        An unknown name, or "gpu" and there is none.
+    """
+    check_device(name)
+    if not isinstance(name, str):
+        return name
+    if name == "cpu":
+        return CPU
+    from mpihpc.core.gpu import gpu, why_not
+
+    if reason := why_not():
+        if name == "gpu":
+            raise ValueError(f"device 'gpu' is not to be had: {reason}; or use --device cpu")
+        return CPU
+    return gpu(node_rank)
 
 
 def thread_count(cores: int, threads: int | None = None) -> int:

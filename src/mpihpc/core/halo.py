@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mpihpc.core.decomposition import Decomposition, Grown, Width, axes_text
+from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import nearest
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Exchange, Transfer
@@ -80,6 +81,8 @@ class Halo:
         Whether edges and corners of the halo are needed too. Without them they hold rubbish.
     beyond : bool
         Whether the cells beyond the array are needed too: the kernels make their own.
+    device : Device
+        Where the arrays are.
 
     Attributes
     ----------
@@ -100,6 +103,7 @@ class Halo:
         cval: Any = 0.0,
         corners: bool = True,
         beyond: bool = True,
+        device: Device = CPU,
     ) -> None:
         modes = boundary_modes(mode, decomposition.ndim)
         self.width = symmetric_width(width, modes)
@@ -108,7 +112,7 @@ class Halo:
         box = decomposition.box(topology.rank)
         padded = box.grow(self.width) if box.size else box
         self._exchange: Exchange = Transfer(decomposition, grown, in_place=True).bind(
-            topology, dtype, padded.start, padded.start
+            topology, dtype, padded.start, padded.start, device
         )
         self.messages, self.bytes = self._exchange.messages, self._exchange.bytes
         self._cval = cval
@@ -119,10 +123,10 @@ class Halo:
                 if m == "wrap" or lo >= hi or not box.size or not beyond:
                     continue
                 target = (slice(None),) * axis + (slice(lo - start, hi - start),)
-                source = None if m == "constant" else cells_beyond(np.arange(lo, hi), n, m) - start
+                source = None if m == "constant" else device.asarray(cells_beyond(np.arange(lo, hi), n, m) - start)
                 self._fills.append((axis, target, source))
 
-    def start(self, padded: np.ndarray) -> None:
+    def start(self, padded: Any) -> None:
         """Send what the neighbours need. The block must not change before `finish`."""
         self._exchange.start(padded)
 
@@ -130,14 +134,14 @@ class Halo:
         """Between `start` and `finish`, as often as wanted: let the messages get on."""
         self._exchange.progress()
 
-    def finish(self, padded: np.ndarray) -> None:
+    def finish(self, padded: Any) -> None:
         """Receive the halo and fill what lies beyond the array."""
         self._exchange.finish(padded, padded)
         # Axis by axis over the full width, so that corners get the composition of two modes.
         for axis, target, source in self._fills:
             padded[target] = self._cval if source is None else padded.take(source, axis)
 
-    def exchange(self, padded: np.ndarray) -> None:
+    def exchange(self, padded: Any) -> None:
         """Fill the halo of this rank's padded block. Collective.
 
         Before: `padded` holds the rank's block in its middle. After: its halo holds the cells around the block too.

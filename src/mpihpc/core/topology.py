@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 
 from mpi4py import MPI
+
+from mpihpc.core.device import Device, find_device
+from mpihpc.core.failure import agree
 
 
 class Topology:
@@ -21,6 +26,8 @@ class Topology:
     cores : int
         Cores this rank may call its own: those it is bound to, shared fairly with the ranks bound to them too.
         At least 1.
+    node_rank : int
+        Number of this rank among those on its node.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
@@ -30,9 +37,11 @@ class Topology:
         node = self.private.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
         mine = _affinity()
         others = node.allgather(mine)
+        self.node_rank = node.rank
         node.Free()
         self.cores = max(1, len(mine) // max(sum(core in other for other in others) for core in mine))
         self._tags = 0
+        self._devices: dict[str, Device] = {}
 
     @classmethod
     def of(cls, comm: MPI.Intracomm | None = None) -> Topology:
@@ -46,6 +55,39 @@ class Topology:
         new = cls(comm)
         comm.Set_attr(_attribute(), new)
         return new
+
+    def device(self, name: str | Device) -> Device:
+        """The device that a name means, of one kind on all ranks. Collective.
+
+        Parameters
+        ----------
+        name : str or Device
+            ``cpu``; ``gpu``; or ``auto``: GPUs if all ranks have one. A device stands for itself.
+
+        Raises
+        ------
+        ValueError
+            An unknown name, or ``gpu`` and a rank has none.
+        """
+        if not isinstance(name, str):
+            return name
+        if name not in self._devices:
+            with agree(self.private):
+                found = find_device(name, self.node_rank)
+            names: list[str] = self.private.allgather(found.name)
+            if set(names) != {found.name}:
+                found = find_device("cpu", 0)
+            if found.name == "gpu":
+                self._tell_of_sharing(found)
+            self._devices[name] = found
+        return self._devices[name]
+
+    def _tell_of_sharing(self, device: Device) -> None:
+        """Warn, once, if several ranks work on one GPU."""
+        ranks = Counter(self.private.allgather(device.identity))
+        most = max(ranks.values())
+        if most > 1 and self.rank == 0:
+            warnings.warn(f"{self.size} ranks share {len(ranks)} GPUs, up to {most} each", RuntimeWarning, stacklevel=3)
 
     def next_tag(self) -> int:
         """A tag for a new plan: plans are made in the same order on all ranks, so all find the same."""

@@ -8,20 +8,23 @@ anybody, which boxes go where. `Transfer.bind` gives it buffers and persistent r
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
 
 from mpihpc.core.decomposition import Box, Layout, Part
+from mpihpc.core.device import CPU, Device
 from mpihpc.core.topology import Topology
 
 # MPI counts are C ints in most libraries, so a long message is counted in units of this many bytes.
 _UNIT = 1 << 20
 _MAX_COUNT = (1 << 31) - 1
+
+_Request = TypeVar("_Request", bound=MPI.Request)
 
 
 class Message(NamedTuple):
@@ -95,6 +98,7 @@ class Transfer:
         dtype: np.dtype,
         source_origin: Sequence[int] | None = None,
         target_origin: Sequence[int] | None = None,
+        device: Device = CPU,
     ) -> Exchange:
         """Buffers and requests to carry this transfer out, as often as wanted. Collective.
 
@@ -106,10 +110,14 @@ class Transfer:
             Of the arrays to come.
         source_origin, target_origin : sequence of int, optional
             Global index of the first cell of the local source and target array. Default: zeros.
+        device : Device
+            Where both arrays are.
         """
-        return Exchange(self.schedule(topology.rank), topology, dtype, source_origin, target_origin)
+        return Exchange(self.schedule(topology.rank), topology, dtype, source_origin, target_origin, device)
 
-    def deliver(self, topology: Topology, source: NDArray[Any], origin: Sequence[int] | None = None) -> Delivery:
+    def deliver(
+        self, topology: Topology, source: Any, origin: Sequence[int] | None = None, device: Device = CPU
+    ) -> Delivery:
         """Begin to carry this transfer out, once. Collective.
 
         Parameters
@@ -120,8 +128,10 @@ class Transfer:
             The local array. It must not change before `Delivery.finish`.
         origin : sequence of int, optional
             Global index of its first cell. Default: zeros.
+        device : Device
+            Where it is.
         """
-        return Delivery(self.schedule(topology.rank), topology, source, origin)
+        return Delivery(self.schedule(topology.rank), topology, source, origin, device)
 
 
 class Exchange:
@@ -140,53 +150,75 @@ class Exchange:
         dtype: np.dtype,
         source_origin: Sequence[int] | None,
         target_origin: Sequence[int] | None,
+        device: Device,
     ) -> None:
-        dtype = np.dtype(dtype)
-        tag = topology.next_tag()
+        size, tag = np.dtype(dtype).itemsize, topology.next_tag()
         self.messages = len(schedule.sends)
-        self.bytes = schedule.cells_sent * dtype.itemsize
-        self._receives = len(schedule.receives), schedule.cells_received
-        self._itemsize = dtype.itemsize
-        self._copies = [(a.slices(source_origin), b.slices(target_origin)) for a, b in schedule.copies]
-        self._packs: list[tuple[np.ndarray, tuple[slice, ...]]] = []
-        self._unpacks: list[tuple[np.ndarray, tuple[slice, ...]]] = []
+        self.bytes = schedule.cells_sent * size
+        self._sent = self.messages, schedule.cells_sent, size
+        self._received = len(schedule.receives), schedule.cells_received, size
+        self._device = device
         self._requests: list[MPI.Prequest] = []
-        for messages, origin, views, post in (
-            (schedule.receives, target_origin, self._unpacks, topology.private.Recv_init),
-            (schedule.sends, source_origin, self._packs, topology.private.Send_init),
-        ):
-            for message in messages:
-                buffer = _buffer(message.cells * dtype.itemsize)
-                self._requests.append(_persistent(post, buffer, message.peer, tag))
-                offset = 0
-                for box in message.boxes:
-                    nbytes = box.size * dtype.itemsize
-                    view = buffer[offset : offset + nbytes].view(dtype).reshape(box.shape)
-                    views.append((view, box.slices(origin)))
-                    offset += nbytes
+        self._posted = True
+
+        def boxes(boxes: Iterable[Box], origin: Sequence[int] | None) -> Any:
+            where = [[(s.start, s.stop) for s in box.slices(origin)] for box in boxes]
+            return device.kernels.Boxes(where, len(where[0]), dtype) if where else None
+
+        def mail(messages: list[Message], origin: Sequence[int] | None, post: Callable[..., MPI.Prequest]) -> Any:
+            """One row of bytes for all messages, one behind the other, and a request for each."""
+            here, mail = device.mailbox(sum(message.cells for message in messages) * size)
+            ends = np.cumsum([0, *(message.cells * size for message in messages)]).tolist()
+            for message, (first, end) in zip(messages, pairwise(ends), strict=True):
+                self._requests.append(_post(post, mail[first:end], message.peer, tag))
+            return boxes([box for message in messages for box in message.boxes], origin), here, mail
+
+        self._stay = boxes([a for a, _ in schedule.copies], source_origin)
+        self._land = boxes([b for _, b in schedule.copies], target_origin)
+        self._unpack, self._arrived, self._arriving = mail(schedule.receives, target_origin, topology.private.Recv_init)
+        self._pack, self._packed, self._leaving = mail(schedule.sends, source_origin, topology.private.Send_init)
         self._free = weakref.finalize(self, _free, self._requests)
 
-    def start(self, source: np.ndarray) -> None:
-        """Send what others need of `source`, and begin to receive. `source` may change as soon as this returns."""
-        for view, index in self._packs:
-            np.copyto(view, source[index])
-        sent.add(self.messages, self.bytes // self._itemsize, self._itemsize)
-        received.add(*self._receives, self._itemsize)
-        MPI.Prequest.Startall(self._requests)
+    def start(self, source: Any) -> None:
+        """Send what others need of `source`, and begin to receive.
+
+        On the CPU, `source` may change as soon as this returns. On a GPU this does not wait for what packs the
+        messages, and they leave at the first call of `progress` or `finish`.
+        """
+        if self._pack:
+            self._pack.pack(source, self._packed)
+            self._device.post(self._packed, self._leaving)
+        self._posted = False
+        if self._device is CPU:
+            self._send()
+
+    def _send(self) -> None:
+        sent.add(*self._sent)
+        received.add(*self._received)
+        if self._requests:
+            self._device.wait()
+            MPI.Prequest.Startall(self._requests)
+        self._posted = True
 
     def progress(self) -> None:
         """Let MPI move what it can: many libraries do so only when they are called."""
-        MPI.Prequest.Testall(self._requests)
+        if not self._posted:
+            self._send()
+        else:
+            MPI.Prequest.Testall(self._requests)
 
-    def finish(self, source: np.ndarray, target: np.ndarray) -> None:
+    def finish(self, source: Any, target: Any) -> None:
         """Wait, and put everything into its place in `target`. What stays on the rank is copied from `source`."""
-        for here, there in self._copies:
-            np.copyto(target[there], source[here])
+        if not self._posted:
+            self._send()
+        if self._stay:
+            self._stay.copy(source, self._land, target)
         MPI.Prequest.Waitall(self._requests)
-        for view, index in self._unpacks:
-            np.copyto(target[index], view)
+        if self._unpack:
+            self._device.fetch(self._arriving, self._arrived)
+            self._unpack.unpack(self._arrived, target)
 
-    def __call__(self, source: np.ndarray, target: np.ndarray) -> None:
+    def __call__(self, source: Any, target: Any) -> None:
         """Carry it out from begin to end. Collective."""
         self.start(source)
         self.finish(source, target)
@@ -210,40 +242,46 @@ class Delivery:
     """
 
     def __init__(
-        self, schedule: Schedule, topology: Topology, source: NDArray[Any], origin: Sequence[int] | None
+        self, schedule: Schedule, topology: Topology, source: Any, origin: Sequence[int] | None, device: Device
     ) -> None:
         tag, size, rank = topology.next_tag(), topology.size, topology.rank
         itemsize, self.nbytes = source.dtype.itemsize, 0
+        self._device, self._dtype = device, source.dtype
         self._parts = [(there, source[here.slices(origin)]) for here, there in schedule.copies]
-        self._arriving: list[tuple[MPI.Request, Message, NDArray[Any]]] = []
+        self._arriving: list[tuple[MPI.Request, Message, Any, Any]] = []
         # Each begins with the next rank, so that not all send to the first one first.
         for message in sorted(schedule.receives, key=lambda message: (rank - message.peer) % size):
-            buffer = np.empty(message.cells, source.dtype)
-            self.nbytes += buffer.nbytes
-            request = _post(topology.private.Irecv, buffer, message.peer, tag)
-            self._arriving.append((request, message, buffer))
-        packed: dict[tuple[Box, ...], NDArray[Any]] = {}  # several peers may need the same
-        self._sends: list[tuple[MPI.Request, NDArray[Any]]] = []
+            here, mail = device.mailbox(message.cells * itemsize)
+            self.nbytes += here.nbytes
+            self._arriving.append((_post(topology.private.Irecv, mail, message.peer, tag), message, here, mail))
+        packed: dict[tuple[Box, ...], Any] = {}  # several peers may need the same
+        self._sends: list[tuple[MPI.Request, Any]] = []
+        for message in schedule.sends:
+            if (boxes := tuple(message.boxes)) in packed:
+                continue
+            cells = [source[box.slices(origin)] for box in boxes]
+            in_place = len(cells) == 1 and cells[0].flags.c_contiguous
+            row = cells[0].ravel() if in_place else np.concatenate([piece.ravel() for piece in cells])
+            self.nbytes += 0 if in_place else row.nbytes
+            packed[boxes] = device.outgoing(row.view(np.uint8))
+        device.wait()
         for message in sorted(schedule.sends, key=lambda message: (message.peer - rank) % size):
-            cells = packed.get(tuple(message.boxes))
-            if cells is None:
-                pieces = [source[box.slices(origin)] for box in message.boxes]
-                in_place = len(pieces) == 1 and pieces[0].flags.c_contiguous
-                cells = pieces[0] if in_place else np.concatenate([piece.ravel() for piece in pieces])
-                self.nbytes += 0 if in_place else cells.nbytes
-                packed[tuple(message.boxes)] = cells
-            self._sends.append((_post(topology.private.Isend, cells, message.peer, tag), cells))
+            row = packed[tuple(message.boxes)]
+            self._sends.append((_post(topology.private.Isend, row, message.peer, tag), row))
         sent.add(len(schedule.sends), schedule.cells_sent, itemsize)
         received.add(len(schedule.receives), schedule.cells_received, itemsize)
 
-    def __iter__(self) -> Iterator[tuple[Box, NDArray[Any]]]:
+    def __iter__(self) -> Iterator[tuple[Box, Any]]:
         yield from list(self._parts)
         while self._arriving:
-            request, message, buffer = self._arriving.pop(0)
+            request, message, here, mail = self._arriving.pop(0)
             request.Wait()
-            ends = np.cumsum([box.size for box in message.boxes])
-            pieces = np.split(buffer, ends[:-1])
-            arrived = [(box, piece.reshape(box.shape)) for box, piece in zip(message.boxes, pieces, strict=True)]
+            self._device.fetch(mail, here)
+            buffer = here.view(self._dtype)
+            at, arrived = 0, []
+            for box in message.boxes:
+                arrived.append((box, buffer[at : at + box.size].reshape(box.shape)))
+                at += box.size
             self._parts += arrived
             yield from arrived
 
@@ -285,32 +323,15 @@ def _overlaps(have: list[Part], need: list[Part]) -> list[tuple[Box, Box]]:
     return shared
 
 
-def _buffer(nbytes: int) -> np.ndarray:
-    """Bytes for one message; a long one is rounded up to whole units."""
-    return np.empty(nbytes if nbytes <= _MAX_COUNT else -(-nbytes // _UNIT) * _UNIT, np.uint8)
-
-
-def _persistent(post: Callable[..., MPI.Prequest], buffer: np.ndarray, peer: int, tag: int) -> MPI.Prequest:
-    """A persistent send or receive of the whole buffer."""
-    if buffer.size <= _MAX_COUNT:
-        return post([buffer, MPI.BYTE], peer, tag)
-    unit = MPI.BYTE.Create_contiguous(_UNIT).Commit()
-    try:
-        return post([buffer, buffer.size // _UNIT, unit], peer, tag)
-    finally:
-        unit.Free()  # the request keeps what it needs
-
-
-def _post(post: Callable[..., MPI.Request], cells: NDArray[Any], peer: int, tag: int) -> MPI.Request:
-    """A send or receive of a contiguous array."""
-    raw = cells.reshape(-1).view(np.uint8)
-    if raw.size <= _MAX_COUNT:
-        return post([raw, MPI.BYTE], peer, tag)
+def _post(post: Callable[..., _Request], row: Any, peer: int, tag: int) -> _Request:
+    """A send or receive of a row of bytes."""
+    if row.size <= _MAX_COUNT:
+        return post([row, MPI.BYTE], peer, tag)
     units = MPI.BYTE.Create_contiguous(_UNIT)
-    full, rest = divmod(raw.size, _UNIT)
+    full, rest = divmod(row.size, _UNIT)
     whole = MPI.Datatype.Create_struct([full, rest], [0, full * _UNIT], [units, MPI.BYTE]).Commit()
     try:
-        return post([raw, 1, whole], peer, tag)
+        return post([row, 1, whole], peer, tag)
     finally:
         whole.Free()  # the request keeps what it needs
         units.Free()

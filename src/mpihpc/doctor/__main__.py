@@ -17,12 +17,12 @@ from mpi4py import MPI
 
 import mpihpc
 from mpihpc import _core, io
-from mpihpc.array import fromfunction
 from mpihpc.config import option, parse_config
 from mpihpc.core.decomposition import ranks_text
 from mpihpc.core.device import thread_count
 from mpihpc.core.failure import VerificationError, agree, agreed, check_launch, launched_first
 from mpihpc.core.topology import Topology
+from mpihpc.creation import fromfunction
 from mpihpc.doctor.checks import LEVELS, Facts, Finding, grouped, judge, look, memory_available, ranges, ranks_word
 from mpihpc.programs import execute
 

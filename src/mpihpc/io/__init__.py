@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, Width
+from mpihpc.core.device import Device
 from mpihpc.io.layout import gzip_level
 from mpihpc.io.reading import Reader
 from mpihpc.io.series import Series
@@ -56,6 +57,7 @@ def read(
     dims: Sequence[int] | None = None,
     halo: int | Sequence[int] | Width = 0,
     decomposition: Decomposition | None = None,
+    device: str | Device = "cpu",
 ) -> DistArray:
     """Read an array; each rank reads its own box. Collective.
 
@@ -67,7 +69,7 @@ def read(
         The dataset of an HDF5 file, the key of an ``.npz`` file. Default: the only one.
     dtype : dtype, optional
         Of the array. Default: that of the file, in native byte order.
-    comm, dims, halo
+    comm, dims, halo, device
         See `mpihpc.empty`.
     decomposition : Decomposition, optional
         Instead of `dims`.
@@ -78,7 +80,7 @@ def read(
         No such file or dataset, another format, truncated, or not numbers. On all ranks, with the same text.
     """
     with Reader(file, comm=comm) as reader:
-        return reader.read(dataset, dtype=dtype, dims=dims, halo=halo, decomposition=decomposition)
+        return reader.read(dataset, dtype=dtype, dims=dims, halo=halo, decomposition=decomposition, device=device)
 
 
 def write(

@@ -14,11 +14,13 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc.array import DistArray, asarray, number_dtype, require_cast
+from mpihpc.array import DistArray, number_dtype, require_cast
 from mpihpc.core.decomposition import Box, Decomposition, Width
+from mpihpc.core.device import Device
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase, tick
+from mpihpc.creation import asarray
 from mpihpc.io.hdf5 import h5py
 
 _SLAB_BYTES = 1 << 24
@@ -116,6 +118,7 @@ class Reader:
         dims: Sequence[int] | None = None,
         halo: int | Sequence[int] | Width = 0,
         decomposition: Decomposition | None = None,
+        device: str | Device = "cpu",
     ) -> DistArray:
         """Read one array; each rank reads its own box. Collective. See `mpihpc.io.read`."""
         comm, size = self.topology.comm, self.topology.size
@@ -133,17 +136,16 @@ class Reader:
                 if self.topology.rank == 0:
                     with _readable(self.file, entry.name), np.load(self.file, allow_pickle=False) as archive:
                         whole = archive[entry.name]
-            return asarray(
-                whole, entry.dtype if dtype is None else dtype, comm=comm, dims=decomposition.dims, halo=halo
-            )
-        new = DistArray(decomposition, dtype, comm=comm, halo=halo)
+            return asarray(whole, dtype, comm=comm, dims=decomposition.dims, halo=halo, device=device)
+        new = DistArray(decomposition, dtype, comm=comm, halo=halo, device=device)
         with agree(self.topology.private):
             # In slabs, so that neither a second block nor the pages of a mapped file pile up in memory.
             local = new.local
             limit = max(1, _SLAB_BYTES // entry.dtype.itemsize)
             phase(f"read {self.file}")
             for box in new.box.slabs(limit, step=entry.step, fastest_first=entry.fortran):
-                local[box.slices(new.box.start)] = self.read_box(entry, box)
+                cells = self.read_box(entry, box).astype(new.dtype, copy=False)
+                local[box.slices(new.box.start)] = new.device.asarray(cells)
                 tick()
         return new
 

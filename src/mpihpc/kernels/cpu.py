@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc import _core
 
@@ -117,6 +117,41 @@ def advance(
         previous,
         kept,
     )
+
+
+class Boxes:
+    """The boxes that an exchange takes out of an array, or puts into it, in one call for all.
+
+    Parameters
+    ----------
+    boxes : sequence of boxes, each a sequence of (first, end) for each axis
+        In the coordinates of the arrays to come. In a buffer their cells lie one behind the other, each box in C order.
+    axes : int
+        Of the arrays.
+    dtype : numpy.dtype
+        Of the arrays.
+    """
+
+    def __init__(self, boxes: Sequence[Sequence[tuple[int, int]]], axes: int, dtype: DTypeLike) -> None:
+        # Bits, not numbers: void items pass through the buffer protocol whatever the dtype.
+        size = np.dtype(dtype).itemsize
+        self._void = f"V{size}"
+        self._boxes = _core.Boxes([[(int(lo), int(hi)) for lo, hi in box] for box in boxes], axes, size)
+
+    def pack(self, array: NDArray[Any], buffer: NDArray[np.uint8]) -> None:
+        """Copy the boxes of `array` into `buffer`, a row of at least so many bytes."""
+        self._boxes.pack(array.view(self._void), buffer)
+
+    def unpack(self, buffer: NDArray[np.uint8], array: NDArray[Any]) -> None:
+        """Copy `buffer` into the boxes of `array`."""
+        self._boxes.unpack(buffer, array.view(self._void))
+
+    def copy(self, source: NDArray[Any], others: "Boxes", target: NDArray[Any]) -> None:
+        """Copy the boxes of `source` to those of `target`, which are `others`: as many, of the same shapes.
+
+        What is read and what is written must have no memory in common.
+        """
+        self._boxes.copy(source.view(self._void), others._boxes, target.view(self._void))
 
 
 def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from mpihpc import io
 from mpihpc.array import DistArray, number_dtype, require_cast
 from mpihpc.config import stored
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
-from mpihpc.core.device import blas_threads, select_device, thread_count
+from mpihpc.core.device import Device, blas_threads, check_device, thread_count
 from mpihpc.core.failure import VerificationError, agree, nearest
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
@@ -63,7 +63,7 @@ class Problem:
     plan: ProductPlan
     cut: Layouts
     dtype: np.dtype
-    device: str
+    device: Device
     threads: int
 
 
@@ -155,7 +155,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         grid=grid_text(plan.grid),
         slices=plan.slices,
         threads=problem.threads,
-        device=problem.device,
+        device=problem.device.name,
         seconds=seconds,
         seconds_io=comm.allreduce(seconds_io, op=MPI.MAX),
         gflops=operations / seconds / 1e9,
@@ -193,13 +193,14 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             raise ValueError("a product has two operands: give both --a and --b")
         if config.shape is not None and len(config.shape) != 3:
             raise ValueError(f"--shape takes 3 lengths, m k n, not {len(config.shape)}")
-        device = select_device(config.device)
+        check_device(config.device)
         if config.dtype not in (None, *DTYPES):
             raise ValueError(f"unknown dtype {config.dtype!r}: {nearest(str(config.dtype), DTYPES)}")
         if comm.rank == 0 and config.output:  # ranks on other nodes may see other folders
             file, name = io.split_name(config.output)
             io.check_target(file, "data" if name is None else name)
         own_threads = thread_count(topology.cores, config.threads)
+    device = topology.device(config.device)
     threads = topology.private.allreduce(own_threads, op=MPI.MAX)
     readers = tuple((io.Reader(file, comm=comm), dataset) for file, dataset in map(io.split_name, files))
     with agree(comm):
@@ -289,7 +290,7 @@ def _header(config: Config, problem: Problem) -> str:
     return (
         f"mpihpc {mpihpc.__version__} matmul: {plan.m}x{plan.k} by {plan.k}x{plan.n} {problem.dtype}, {what}\n"
         f"{ranks_text(plan.size)} as {grid_text(plan.grid)}, {problem.threads} "
-        f"thread{'s' if problem.threads > 1 else ''} each, on {problem.device}; k in {plan.slices} "
+        f"thread{'s' if problem.threads > 1 else ''} each, on {problem.device.label}; k in {plan.slices} "
         f"slice{'s' if plan.slices > 1 else ''}; the busiest receives {plan.words:,} words"
     )
 

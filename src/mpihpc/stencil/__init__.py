@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from mpihpc.array import DistArray, require_cast
 from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
-from mpihpc.core.device import thread_count
+from mpihpc.core.device import CPU, Device, thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
-from mpihpc.kernels import cpu
 from mpihpc.stencil.fusing import Fusing, choose_fuse, deep_width
 from mpihpc.stencil.named import named_kernel
 from mpihpc.stencil.overlap import early_and_late
@@ -65,6 +64,8 @@ class Stencil:
         lines.
     total : int, optional
         How many steps there will be: no more are fused.
+    device : str or Device
+        Where the arrays are: see `DistArray`.
 
     Attributes
     ----------
@@ -95,8 +96,10 @@ class Stencil:
         exact: bool = True,
         overlap: bool | None = None,
         total: int | None = None,
+        device: str | Device = "cpu",
     ) -> None:
         topology = Topology.of(comm)
+        self.device = topology.device(device)
         dtype = np.dtype(dtype)
         with agree(topology.private):
             check_axes(decomposition.ndim)
@@ -114,7 +117,7 @@ class Stencil:
                 raise ValueError(f"fuse {fuse} is not from 1 to {MOST_FUSED}")
             real = np.empty(0, dtype).real.dtype
             if field is not None:
-                check_companion("field", field, decomposition, topology)
+                check_companion("field", field, decomposition, topology, self.device)
                 if field.dtype.kind == "c":
                     raise TypeError(f"field is {field.dtype}, it must be real")
             if overlap not in (None, True, False):
@@ -125,11 +128,14 @@ class Stencil:
         width = symmetric_width(taps.width, modes)
         most_threads = topology.private.allreduce(self.threads, op=MPI.MAX)
         step = Step(taps, dtype, field is not None, levels)
-        self.fusing = (
-            Fusing(1, bool(overlap), None)
-            if self.lines
-            else choose_fuse(decomposition, step, width, modes, topology, most_threads, fuse, overlap, total)
-        )
+        if self.lines:
+            self.fusing = Fusing(1, bool(overlap), None)
+        elif self.device is CPU:
+            self.fusing = choose_fuse(decomposition, step, width, modes, topology, most_threads, fuse, overlap, total)
+        else:
+            # Launches return at once, so there is always something to overlap with.
+            steps = fuse or min(self.device.kernels.steps_at_once(taps.offsets), max(1, total or MOST_FUSED))
+            self.fusing = Fusing(steps, overlap is not False and topology.size > 1, None)
         steps = self.fusing.steps
         self.halo = Halo(
             decomposition,
@@ -139,6 +145,7 @@ class Stencil:
             modes,
             corners=not taps.star or steps > 1,
             beyond=False,
+            device=self.device,
         )
         box = decomposition.box(topology.rank)
         start = box.grow(self.halo.width).start
@@ -148,24 +155,26 @@ class Stencil:
         if self.fusing.overlap and box.size:
             twice = max(width[0]) * (steps - 1)
             where = decomposition, topology.rank, self.halo.width, modes, dtype.itemsize
-            self._early, self._late = early_and_late(*where, twice)
+            # Slabs are for MPI to get on in between, and a GPU works meanwhile.
+            self._early, self._late = early_and_late(*where, twice, slabs=self.device is CPU)
         edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
         self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
         self._taps = taps.offsets, taps.weights_for(dtype)
-        self._passes = Passes(self.lines, self.halo.width, dtype, **self._beyond)
+        self._passes = Passes(self.lines, self.halo.width, dtype, self.device, **self._beyond)
         self._field = None
         if field is not None:
             mine = padded_copy(field, real, self.halo.width)
-            Halo(decomposition, topology, self.halo.width, real, modes, beyond=False).exchange(mine.padded)
+            halo = Halo(decomposition, topology, self.halo.width, real, modes, beyond=False, device=self.device)
+            halo.exchange(mine.padded)
             self._field = mine.padded
 
     def apply(
         self,
-        padded: NDArray[Any],
-        out: NDArray[Any],
+        padded: Any,
+        out: Any,
         steps: int = 1,
-        previous: NDArray[Any] | None = None,
-        kept: NDArray[Any] | None = None,
+        previous: Any | None = None,
+        kept: Any | None = None,
     ) -> None:
         """Exchange the halo of `padded`, and write the block after some steps to `out`. Collective.
 
@@ -182,30 +191,33 @@ class Stencil:
         kept : numpy.ndarray, optional
             Like `out`, for the values after ``steps - 1`` steps, if there is a `previous` and more than one step.
         """
-        self.halo.start(padded)
-        for box in self._early:
-            self._advance(padded, out, steps, box, previous, kept)
-            self.halo.progress()
-        self.halo.finish(padded)
-        if previous is not None and steps > 1:
-            self.halo.exchange(previous)
-        for box in self._late:
-            self._advance(padded, out, steps, box, previous, kept)
+        with self.device.lane(urgent=True):
+            self.halo.start(padded)
+            with self.device.lane(urgent=False):
+                for box in self._early:
+                    self._advance(padded, out, steps, box, previous, kept)
+                    self.halo.progress()
+            self.halo.finish(padded)
+            if previous is not None and steps > 1:
+                self.halo.exchange(previous)
+            for box in self._late:
+                self._advance(padded, out, steps, box, previous, kept)
 
     def check(self, u: DistArray) -> None:
         """Refuse an array that is not cut, padded and typed as the plan wants it."""
-        wanted, given = (self._decomposition, self.dtype, self.halo.width), (u.decomposition, u.dtype, u.halo)
+        wanted = self._decomposition, self.dtype, self.halo.width, self.device.label
+        given = u.decomposition, u.dtype, u.halo, u.device.label
         if given != wanted:
             raise ValueError(f"the plan is for {wanted}, the array has {given}")
 
     def _advance(
         self,
-        padded: NDArray[Any],
-        out: NDArray[Any],
+        padded: Any,
+        out: Any,
         steps: int,
         box: Box,
-        previous: NDArray[Any] | None,
-        kept: NDArray[Any] | None,
+        previous: Any | None,
+        kept: Any | None,
     ) -> None:
         """Write a box of the block after some steps to its place in `out`, and that of one step less to `kept`."""
         here, place = box.slices(self._block.start), [(s.start, s.stop) for s in box.slices(self._start)]
@@ -215,7 +227,7 @@ class Stencil:
         offsets, weights = self._taps
         update: dict[str, Any] = {"field": self._field, "previous": previous}
         update["kept"] = None if kept is None else kept[here]
-        cpu.advance(padded, out[here], offsets, weights, steps, place, **self._beyond, **update)
+        self.device.kernels.advance(padded, out[here], offsets, weights, steps, place, **self._beyond, **update)
 
 
 class Evolution:
@@ -226,7 +238,8 @@ class Evolution:
 
     def __init__(self, decomposition: Decomposition, taps: Taps, dtype: DTypeLike, **options: Any) -> None:
         self.stencil = Stencil(decomposition, taps, dtype, **options)
-        self._other = DistArray(decomposition, dtype, comm=options.get("comm"), halo=self.stencil.halo.width)
+        place: dict[str, Any] = {"comm": options.get("comm"), "device": self.stencil.device}
+        self._other = DistArray(decomposition, dtype, halo=self.stencil.halo.width, **place)
         self._other.padded.fill(0)  # the system gives memory at the first touch: now, not in the first step
 
     def run(self, u: DistArray, steps: int, callback: Callable[[int], None] | None = None) -> DistArray:
@@ -264,8 +277,9 @@ class Leapfrog:
 
     def __init__(self, decomposition: Decomposition, taps: Taps, dtype: DTypeLike, **options: Any) -> None:
         self.stencil = Stencil(decomposition, taps, dtype, levels=2, **options)
+        place: dict[str, Any] = {"comm": options.get("comm"), "device": self.stencil.device}
         self._others = [
-            DistArray(decomposition, dtype, comm=options.get("comm"), halo=self.stencil.halo.width)
+            DistArray(decomposition, dtype, halo=self.stencil.halo.width, **place)
             for _ in range(min(2, self.stencil.fusing.steps))
         ]
 
@@ -366,7 +380,7 @@ def evolve(
         On all ranks, with the same text.
     """
     taps, work, count = _read(u, kernel, steps, origin, dtype)
-    options: dict[str, Any] = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
+    options: dict[str, Any] = {"comm": u.comm, "device": u.device, "mode": mode, "cval": cval, "threads": threads}
     options |= {"field": field, "exact": exact, "overlap": overlap, "total": count}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
@@ -415,9 +429,9 @@ def leapfrog(
     """
     taps, work, count = _read(u, kernel, steps, origin, dtype)
     with agree(u.topology.private):
-        check_companion("previous", previous, u.decomposition, u.topology)
+        check_companion("previous", previous, u.decomposition, u.topology, u.device)
         require_cast(previous.dtype, work)
-    options: dict[str, Any] = {"comm": u.comm, "mode": mode, "cval": cval, "threads": threads}
+    options: dict[str, Any] = {"comm": u.comm, "device": u.device, "mode": mode, "cval": cval, "threads": threads}
     options |= {"field": field, "overlap": overlap, "total": count}
     plan = Leapfrog(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     width = plan.stencil.halo.width
@@ -443,8 +457,10 @@ def _read(
     return taps, work, count
 
 
-def check_companion(name: str, array: DistArray, decomposition: Decomposition, topology: Topology) -> None:
-    """Refuse an array that is not cut like the one it belongs to."""
+def check_companion(
+    name: str, array: DistArray, decomposition: Decomposition, topology: Topology, device: Device
+) -> None:
+    """Refuse an array that is not cut like the one it belongs to, or lies elsewhere."""
     if not isinstance(array, DistArray):
         raise TypeError(f"{name} must be a DistArray, not {type(array).__name__}: use mpihpc.asarray first")
     if array.topology != topology:
@@ -453,11 +469,13 @@ def check_companion(name: str, array: DistArray, decomposition: Decomposition, t
         )
     if array.decomposition != decomposition:
         raise ValueError(f"{name} must have the decomposition of u: {array.decomposition} is not {decomposition}")
+    if array.device is not device:
+        raise ValueError(f"{name} is on {array.device.label}, u on {device.label}: use .to_device")
 
 
 def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:
     """The array in another dtype and with another halo, whose cells are not filled yet."""
-    new = DistArray(u.decomposition, dtype, comm=u.comm, halo=width)
+    new = DistArray(u.decomposition, dtype, comm=u.comm, halo=width, device=u.device)
     new.local[...] = u.local
     return new
 

@@ -21,9 +21,10 @@ from mpihpc import io
 from mpihpc.array import DistArray, require_cast
 from mpihpc.config import stored
 from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
-from mpihpc.core.device import blas_threads, select_device
+from mpihpc.core.device import Device, blas_threads, check_device
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.halo import boundary_modes, symmetric_width
+from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import sent
 from mpihpc.core.watchdog import phase
 from mpihpc.programs import progress
@@ -70,7 +71,7 @@ class Problem:
     taps: Taps
     modes: tuple[str, ...]
     steps: int
-    device: str
+    device: Device
 
 
 def run(comm: MPI.Intracomm, config: Config) -> Result:
@@ -97,7 +98,13 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     begin = time.perf_counter()
     problem = look(comm, config)
     cut, dtype, steps = problem.cut, problem.dtype, problem.steps
-    options = {"comm": comm, "mode": problem.modes, "cval": config.cval, "threads": config.threads}
+    options = {
+        "comm": comm,
+        "device": problem.device,
+        "mode": problem.modes,
+        "cval": config.cval,
+        "threads": config.threads,
+    }
     choices = {"fuse": config.fuse, "exact": config.exact, "overlap": OVERLAP[config.overlap], "total": steps}
     plan = Evolution(cut, problem.taps, dtype, **choices, **options)
     threads, width, fuse = plan.stencil.threads, plan.stencil.halo.width, plan.stencil.fusing.steps
@@ -105,9 +112,9 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         print(_header(config, problem, plan), flush=True)
     if problem.reader is not None:
         with problem.reader as reader:
-            u = reader.read(problem.dataset, dtype=dtype, halo=width, decomposition=cut)
+            u = reader.read(problem.dataset, dtype=dtype, halo=width, decomposition=cut, device=problem.device)
     else:
-        u = _hot_block(cut, dtype, comm, width)
+        u = _hot_block(cut, dtype, comm, width, problem.device)
     first = u.gather() if config.verify else None
     file, dataset = io.split_name(config.output) if config.output else ("", None)
     dataset = "data" if dataset is None else dataset
@@ -131,6 +138,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
                 begin, before = time.perf_counter(), replace(sent)
                 count = min(config.every or steps, steps - done)
                 u = plan.run(u, count, partial(_told, tell, done))
+                problem.device.wait()
                 done += count
                 comm.Barrier()
                 seconds += time.perf_counter() - begin
@@ -169,7 +177,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         grid=grid_text(cut.dims),
         threads=threads,
         fuse=fuse,
-        device=problem.device,
+        device=problem.device.name,
         seconds=seconds,
         seconds_io=comm.allreduce(seconds_io, op=MPI.MAX),
         t_eff_GBps=2 * rate * dtype.itemsize,
@@ -211,7 +219,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         if (config.every or config.compress) and not config.output:
             raise ValueError("--every and --compress are about a file: say which, with --output FILE.h5")
         io.gzip_level(config.compress)
-        device = select_device(config.device)
+        check_device(config.device)
         if config.dtype not in (None, *DTYPES):
             raise ValueError(f"unknown dtype {config.dtype!r}: {nearest(str(config.dtype), DTYPES)}")
         if comm.rank == 0:  # ranks on other nodes may see other folders
@@ -220,6 +228,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
                 io.check_target(file, "data" if name is None else name)
             if config.plot:
                 check_picture(config.plot, (".png", ".pdf", ".svg", ".jpg"))
+    device = Topology.of(comm).device(config.device)
     reader, dataset, units = None, None, None
     shape = (1024, 1024) if config.shape is None else config.shape
     dtype = np.dtype(config.dtype or float)
@@ -278,9 +287,9 @@ def _kernel(
     return np.asarray(comm.bcast(weights, root=0))
 
 
-def _hot_block(cut: Decomposition, dtype: np.dtype, comm: MPI.Intracomm, halo: Any) -> DistArray:
+def _hot_block(cut: Decomposition, dtype: np.dtype, comm: MPI.Intracomm, halo: Any, device: Device) -> DistArray:
     """Ones in the middle half of each axis, zeros around."""
-    u = DistArray(cut, dtype, comm=comm, halo=halo)
+    u = DistArray(cut, dtype, comm=comm, halo=halo, device=device)
     u.padded.fill(0)
     hot = Box(tuple(n // 4 for n in cut.shape), tuple(n - n // 4 for n in cut.shape))
     u.local[(u.box & hot).slices(u.box.start)] = 1
@@ -298,7 +307,7 @@ def _header(config: Config, problem: Problem, plan: Evolution) -> str:
         f"{config.input or 'a hot block in the middle'}, {problem.steps} x {config.kernel} "
         f"({taps} taps{as_lines}), mode {config.mode}\n"
         f"{ranks_text(problem.cut.size)} as {grid_text(problem.cut.dims)}, {threads} thread"
-        f"{'s' if threads > 1 else ''} each, on {problem.device}, halo "
+        f"{'s' if threads > 1 else ''} each, on {problem.device.label}, halo "
         f"{', '.join(f'{a}+{b}' for a, b in halo.width)}\n"
         f"{fusing.steps} step{'s' if fusing.steps > 1 else ''} per exchange, in which rank 0 sends {halo.bytes:,} "
         f"bytes in {halo.messages} message{'s' if halo.messages != 1 else ''}"

@@ -14,7 +14,13 @@ _PLANES, _LINE = 4, 64  # planes that the kernels fill together; bytes
 
 
 def early_and_late(
-    decomposition: Decomposition, rank: int, width: Width, modes: Sequence[str], itemsize: int, twice: int
+    decomposition: Decomposition,
+    rank: int,
+    width: Width,
+    modes: Sequence[str],
+    itemsize: int,
+    twice: int,
+    slabs: bool = True,
 ) -> tuple[list[Box], list[Box]]:
     """The block of a rank in disjoint boxes: first those that read nothing that `Halo.finish` brings, then the others.
 
@@ -26,6 +32,8 @@ def early_and_late(
         The halo of all fused steps.
     twice : int
         Planes that are computed twice where the block is cut along its first axis.
+    slabs : bool
+        Whether `early` may be several boxes.
 
     Returns
     -------
@@ -44,7 +52,7 @@ def early_and_late(
     middle = block.grow(tuple(margin))
     if not middle.size:
         return [], [block]
-    count = slab_count(middle.shape, itemsize, twice)
+    count = slab_count(middle.shape, itemsize, twice) if slabs else 1
     first, planes = middle.start[0], middle.shape[0]
     cuts = [*(first + planes * i // count // _PLANES * _PLANES for i in range(count)), middle.stop[0]]
     early = [_between(middle, 0, lo, hi) for lo, hi in pairwise(cuts)]

@@ -8,10 +8,9 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpihpc.core.decomposition import Width
-from mpihpc.kernels import cpu
+from mpihpc.core.device import Device
 from mpihpc.stencil.taps import Taps
 
 Ranges = Sequence[tuple[int, int]]
@@ -69,6 +68,8 @@ class Passes:
         The halo of the padded blocks.
     dtype : numpy.dtype
         Of the blocks.
+    device : Device
+        Where they are.
     edges, modes, cval, threads
         As `mpihpc.kernels.cpu.advance` takes them.
     """
@@ -78,20 +79,22 @@ class Passes:
         lines: list[Taps],
         width: Width,
         dtype: np.dtype,
+        device: Device,
         edges: Ranges,
         modes: Sequence[str],
         cval: complex,
         threads: int,
     ) -> None:
         self._width, self._dtype, self._edges, self._modes, self._threads = width, dtype, edges, modes, threads
+        self._device = device
         self._axes = [int(line.offsets.any(0).argmax()) for line in lines]
         self._lines = []
         for line in lines:
             self._lines.append((line.offsets, line.weights_for(dtype), cval))
             cval *= complex(line.weights.sum())  # beyond an edge, the passes so far have made this of it
-        self._scratch = [np.empty(0, dtype)] * 2
+        self._scratch = [device.empty(0, dtype)] * 2
 
-    def advance(self, src: NDArray[Any], dst: NDArray[Any], box: Ranges) -> None:
+    def advance(self, src: Any, dst: Any, box: Ranges) -> None:
         """Write the cells of `box`, in the coordinates of the padded block `src`, to `dst`."""
         grown = [hi - lo + sum(w) for (lo, hi), w in zip(box, self._width, strict=True)]
         plane = math.prod(grown[1:]) * self._dtype.itemsize
@@ -101,7 +104,7 @@ class Passes:
             hi = min(lo + rows, end)
             self._slab(src, dst[lo - first : hi - first], [(lo, hi), *inner])
 
-    def _slab(self, src: NDArray[Any], dst: NDArray[Any], box: Ranges) -> None:
+    def _slab(self, src: Any, dst: Any, box: Ranges) -> None:
         origin = [0] * len(box)
         for i, (offsets, weights, cval) in enumerate(self._lines):
             # This pass fills what the next ones read: cells of the array, and room for what they find beyond it.
@@ -116,7 +119,7 @@ class Passes:
                 room.append(hi - lo + a + b)
                 fill.append((lo - a, hi + b) if mode == "wrap" else (max(lo - a, begin), min(hi + b, stop)))
             target = dst if not later else self._memory(i % 2, room)
-            cpu.advance(
+            self._device.kernels.advance(
                 src,
                 target[tuple(slice(lo - c, hi - c) for (lo, hi), c in zip(fill, corner, strict=True))],
                 offsets,
@@ -130,8 +133,8 @@ class Passes:
             )
             src, origin = target, corner
 
-    def _memory(self, which: int, shape: Sequence[int]) -> NDArray[Any]:
+    def _memory(self, which: int, shape: Sequence[int]) -> Any:
         size = math.prod(shape)
         if self._scratch[which].size < size:
-            self._scratch[which] = np.empty(size, self._dtype)
+            self._scratch[which] = self._device.empty(size, self._dtype)
         return self._scratch[which][:size].reshape(shape)

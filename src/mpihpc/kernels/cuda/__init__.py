@@ -36,7 +36,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from mpihpc.kernels.cuda import plan
 from mpihpc.kernels.cuda.source import BOX_THREADS, Kernel, boxes_source, source
@@ -116,32 +116,26 @@ def advance(
         )
 
 
+def steps_at_once(offsets: ArrayLike) -> int:
+    """How many steps of these taps are worth while in one pass over memory."""
+    return plan.steps_at_once(np.asarray(offsets, np.int64))
+
+
 class Boxes:
     """The boxes that an exchange takes out of an array, or puts into it, in one kernel for all.
 
-    Parameters
-    ----------
-    boxes : sequence of boxes, each a sequence of (first, end) for each of 1 to 4 axes
-        In the coordinates of the arrays to come. In the buffer their cells lie one behind the other, each box in C
-        order.
-    dtype : numpy.dtype
-        Of the arrays; 1, 2, 4, 8 or 16 bytes.
-
-    Attributes
-    ----------
-    cells : int
-        Of all boxes.
+    Parameters are those of `mpihpc.kernels.cpu.Boxes`; arrays have 1 to 4 axes, and items of 1, 2, 4, 8 or 16 bytes.
     """
 
-    def __init__(self, boxes: Sequence[plan.Pairs], dtype: np.dtype) -> None:
+    def __init__(self, boxes: Sequence[plan.Pairs], axes: int, dtype: DTypeLike) -> None:
         table = plan.describe(boxes)
-        self.cells = int(table[-1, 0])
+        self._cells = int(table[-1, 0])
         self._boxes = boxes
         self._dtype = np.dtype(dtype)
         self._table = _cupy().asarray(table)
 
     def pack(self, array: Any, buffer: Any) -> None:
-        """Copy the boxes of `array` into `buffer`, a contiguous CuPy array of at least so many cells."""
+        """Copy the boxes of `array` into `buffer`, a row of at least so many bytes."""
         self._move("pack", buffer, array)
 
     def unpack(self, buffer: Any, array: Any) -> None:
@@ -150,11 +144,21 @@ class Boxes:
 
     def _move(self, verb: str, buffer: Any, array: Any) -> None:
         with _device_of(array=array, buffer=buffer) as device:
-            strides = plan.check_boxes(self._boxes, self._dtype, buffer, array)
-            if not self.cells:
-                return
-            blocks = min(-(-self.cells // BOX_THREADS), 16 * device.attributes["MultiProcessorCount"])
-            arguments = (buffer.data.ptr, array.data.ptr, self._table.data.ptr, len(self._boxes), strides)
+            strides = plan.check_boxes(self._boxes, self._dtype, array, buffer)
+            pointers = buffer.data.ptr, array.data.ptr, self._table.data.ptr
+            self._launch(device, verb, *pointers, len(self._boxes), strides)
+
+    def copy(self, source: Any, others: Boxes, target: Any) -> None:
+        """Copy the boxes of `source` to those of `target`, which are `others`: as many, of the same shapes."""
+        with _device_of(source=source, target=target) as device:
+            strides = plan.check_boxes(self._boxes, self._dtype, source)
+            there = plan.check_boxes(others._boxes, self._dtype, target)
+            tables = self._table.data.ptr, others._table.data.ptr
+            self._launch(device, "copy", source.data.ptr, target.data.ptr, *tables, len(self._boxes), strides, there)
+
+    def _launch(self, device: Any, verb: str, *arguments: Any) -> None:
+        if self._cells:
+            blocks = min(-(-self._cells // BOX_THREADS), 16 * device.attributes["MultiProcessorCount"])
             _mover(device.id, self._dtype.itemsize, verb)((blocks,), (BOX_THREADS,), arguments)
 
 

@@ -145,10 +145,7 @@ def choose(stencil: Kernel, ndim: int, steps: int, shared: int, tile: Sequence[i
         Cells of a tile on each axis. 0, or more than fit: chosen here.
     """
     wish = on_four(tile or (0,) * ndim, 0)[2:]
-    on_axes = all(sum(n != 0 for n in offset) <= 1 for offset in stencil.offsets)
-    limits = (_MOST_ON_AXES if on_axes else _MOST_IN_BOX).get(ndim, (1,))
-    furthest = max(1, *(max(pair) for pair in stencil.reach))
-    most = min(steps, limits[min(furthest, len(limits)) - 1]) if len(stencil.offsets) <= _MOST_TAPS else 1
+    most = min(steps, steps_at_once(np.array(stencil.offsets, np.int64).reshape(-1, 4)[:, list(_AXES[ndim])]))
     counts = sorted({-(-steps // -(-steps // limit)) for limit in range(2, most + 1)}, reverse=True)
     fused = [found for count in counts if (found := _fused(replace(stencil, steps=count), ndim, shared, wish))]
     if ndim == 2:
@@ -159,6 +156,17 @@ def choose(stencil: Kernel, ndim: int, steps: int, shared: int, tile: Sequence[i
     x = min(wish[1] or _STREAMED[ndim][1], 1024)
     c = min(wish[0] or _STREAMED[ndim][0], 1024 // x)
     return replace(stencil, tile=(c, x), threads=c * x)
+
+
+def steps_at_once(offsets: np.ndarray) -> int:
+    """How many steps of taps with these (taps, axes) offsets are worth while in one pass over memory, at most."""
+    taps, ndim = offsets.shape
+    if taps > _MOST_TAPS:
+        return 1
+    on_axes = not taps or np.count_nonzero(offsets, axis=1).max() <= 1
+    limits = (_MOST_ON_AXES if on_axes else _MOST_IN_BOX).get(ndim, (1,))
+    furthest = max(1, int(np.abs(offsets).max(initial=0)))
+    return limits[min(furthest, len(limits)) - 1]
 
 
 def _fused(kernel: Kernel, ndim: int, shared: int, wish: Sequence[int]) -> Kernel | None:
@@ -366,14 +374,14 @@ def describe(boxes: Sequence[Pairs]) -> np.ndarray:
     return table
 
 
-def check_boxes(boxes: Sequence[Pairs], dtype: np.dtype, buffer: Any, array: Any) -> np.ndarray:
-    """The strides of `array` on four axes, in cells, if these boxes can go to or come from `buffer`."""
-    for name, given in (("buffer", buffer), ("array", array)):
-        if given.dtype != dtype:
-            raise TypeError(f"{name} is {given.dtype}, the boxes are {dtype}")
-    cells = sum(math.prod(hi - lo for lo, hi in box) for box in boxes)
-    if buffer.ndim != 1 or buffer.size < cells or (cells > 1 and buffer.strides[0] != dtype.itemsize):
-        raise ValueError(f"buffer has {buffer.size} cells, {cells} in a row are needed")
+def check_boxes(boxes: Sequence[Pairs], dtype: np.dtype, array: Any, buffer: Any = None) -> np.ndarray:
+    """The strides of `array` on four axes, in cells, if these boxes lie in it and in a `buffer` of bytes."""
+    if array.dtype.itemsize != dtype.itemsize:
+        raise TypeError(f"array is {array.dtype}, the boxes are {dtype}")
+    if buffer is not None:
+        nbytes = sum(math.prod(hi - lo for lo, hi in box) for box in boxes) * dtype.itemsize
+        if buffer.dtype != np.uint8 or buffer.ndim != 1 or buffer.size < nbytes or buffer.strides[0] != 1:
+            raise ValueError(f"buffer has {buffer.size} cells of {buffer.dtype}, {nbytes} bytes in a row are needed")
     for box in boxes:
         if len(box) != array.ndim or any(not 0 <= lo <= hi <= n for (lo, hi), n in zip(box, array.shape, strict=True)):
             raise ValueError(f"box {list(box)} does not lie in an array of shape {array.shape}")

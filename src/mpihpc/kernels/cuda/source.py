@@ -165,10 +165,12 @@ def source(kernel: Kernel, name: str = "advance") -> str:
 
 
 def boxes_source(itemsize: int, name: str = "") -> str:
-    """CUDA C++ of two kernels, ``pack`` and ``unpack`` with `name` behind, for cells of 1, 2, 4, 8 or 16 bytes."""
+    """CUDA C++ of ``pack``, ``unpack`` and ``copy``, with `name` behind, for cells of 1, 2, 4, 8 or 16 bytes."""
     cell = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int", 8: "unsigned long long"}.get(itemsize)
     wide = "struct __align__(16) Cell { unsigned long long a, b; };"
-    text = (_FOLDER / "boxes.cuh").read_text().replace("UNPACK(", f"unpack{name}(").replace("PACK(", f"pack{name}(")
+    text = (_FOLDER / "boxes.cuh").read_text()
+    for verb in ("unpack", "pack", "copy"):
+        text = text.replace(f"{verb.upper()}(", f"{verb}{name}(")
     return "\n".join([f"typedef {cell} Cell;" if cell else wide, f"constexpr int THREADS = {BOX_THREADS};", "", text])
 
 

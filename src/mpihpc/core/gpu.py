@@ -1,0 +1,166 @@
+"""A GPU of NVIDIA's, through CuPy. `mpihpc.core.device` imports this when a GPU is asked for, and nothing else does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import DTypeLike, NDArray
+
+from mpihpc.core.device import copied
+from mpihpc.core.failure import nearest
+from mpihpc.kernels import cuda
+
+TRANSPORTS = ("auto", "direct", "staged")
+VARIABLE = "MPIHPC_GPU_TRANSPORT"
+
+
+class Gpu:
+    """One GPU. See `mpihpc.core.device.Device`.
+
+    Parameters
+    ----------
+    number : int
+        Of the device, among those that this process sees.
+    transport : str
+        ``direct``: MPI gets addresses on the device. ``staged``: it gets pinned host memory, and bytes are copied.
+    """
+
+    name, kernels, line = "gpu", cuda, 128
+
+    def __init__(self, number: int, transport: str) -> None:
+        import cupy
+
+        self._cupy = cupy
+        self.number, self.transport = number, transport
+        self._device = cupy.cuda.Device(number)
+        self._device.use()
+        model = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+        self.label = f"gpu {number} ({model}, {transport} transport)"
+        self.identity = f"{MPI.Get_processor_name()} {self._device.pci_bus_id}"
+        # Priorities: the lower, the more urgent.
+        self._streams = [cupy.cuda.Stream(non_blocking=True, priority=priority) for priority in (0, -5)]
+        self._depth = 0
+        self._loose: list[Any] = []  # events at the end of lanes that others have not waited for
+
+    def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
+        return self._cupy.empty(shape, dtype)
+
+    def address(self, array: Any) -> int:
+        return array.data.ptr
+
+    def asarray(self, a: Any) -> Any:
+        if isinstance(a, self._cupy.ndarray):
+            return a
+        host = np.asarray(a)
+        copied.to_device += host.nbytes
+        return self._cupy.asarray(host)
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        copied.to_host += array.nbytes
+        return self._cupy.asnumpy(array)
+
+    def mailbox(self, nbytes: int) -> tuple[Any, Any]:
+        here = self._cupy.empty(nbytes, np.uint8)
+        if self.transport == "direct":
+            return here, here
+        return here, self._pinned(nbytes)
+
+    def _pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        """Host memory that the GPU reads and writes by itself."""
+        return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(max(1, nbytes)), np.uint8, nbytes)
+
+    def post(self, here: Any, mail: Any) -> None:
+        if mail is not here:
+            copied.to_host += here.nbytes
+            here.data.copy_to_host_async(mail.ctypes.data, here.nbytes)
+
+    def outgoing(self, row: Any) -> Any:
+        if self.transport == "direct":
+            return row
+        mail = self._pinned(row.nbytes)
+        self.post(row, mail)
+        return mail
+
+    def fetch(self, mail: Any, here: Any) -> None:
+        if mail is not here:
+            copied.to_device += here.nbytes
+            here.data.copy_from_host_async(mail.ctypes.data, here.nbytes)
+
+    def wait(self) -> None:
+        self._cupy.cuda.get_current_stream().synchronize()
+
+    @contextmanager
+    def lane(self, urgent: bool) -> Iterator[None]:
+        outer, stream = self._cupy.cuda.get_current_stream(), self._streams[urgent]
+        stream.wait_event(outer.record())
+        self._depth += 1
+        try:
+            with stream:
+                yield
+        finally:
+            self._depth -= 1
+            self._loose.append(stream.record())
+            if not self._depth:
+                for event in self._loose:
+                    outer.wait_event(event)
+                self._loose.clear()
+
+
+@cache
+def why_not() -> str:
+    """Why there is no GPU for this process, or nothing if there is one."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error}): pip install 'mpihpc[gpu]'"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CUDA finds none ({error})"
+    return "" if count else f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r} shows none"
+
+
+@cache
+def gpu(node_rank: int) -> Gpu:
+    """The GPU of this process. (One: the first number of a process on its node that comes here decides.)"""
+    global _chosen
+    if _chosen is None:
+        import cupy
+
+        _chosen = Gpu(node_rank % cupy.cuda.runtime.getDeviceCount(), transport())
+    return _chosen
+
+
+_chosen: Gpu | None = None
+
+
+def transport() -> str:
+    """How messages leave the GPU: as MPIHPC_GPU_TRANSPORT says, else directly if MPI says that it can.
+
+    Raises
+    ------
+    ValueError
+        MPIHPC_GPU_TRANSPORT is no way that there is.
+    """
+    wish = os.environ.get(VARIABLE, "auto")
+    if wish not in TRANSPORTS:
+        raise ValueError(f"{VARIABLE} is {wish!r}: {nearest(wish, TRANSPORTS)}")
+    return wish if wish != "auto" else "direct" if mpi_takes_device_memory() else "staged"
+
+
+def mpi_takes_device_memory() -> bool:
+    """Whether the MPI library says of itself that it takes addresses on a GPU. It may be wrong: the doctor tries it."""
+    if "MPICH" in MPI.Get_library_version() and os.environ.get("MPIR_CVAR_ENABLE_GPU", "1") == "0":
+        return False
+    try:
+        # mpi4py's own library finds what libmpi has.
+        return bool(ctypes.CDLL(MPI.__file__).MPIX_Query_cuda_support())
+    except AttributeError:
+        return False

@@ -1,0 +1,231 @@
+"""Functions that make distributed arrays, as NumPy's array creation routines do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import ArrayLike, DTypeLike
+
+from mpihpc.array import DistArray
+from mpihpc.core.decomposition import Decomposition, Whole, Width, grid_text
+from mpihpc.core.device import CPU, Device
+from mpihpc.core.failure import agree
+from mpihpc.core.topology import Topology
+from mpihpc.core.transfer import Transfer
+from mpihpc.dtypes import number_dtype, require_cast
+
+
+def empty(
+    shape: int | Sequence[int],
+    dtype: DTypeLike = float,
+    *,
+    comm: MPI.Intracomm | None = None,
+    dims: Sequence[int] | None = None,
+    halo: int | Sequence[int] | Width = 0,
+    device: str | Device = "cpu",
+) -> DistArray:
+    """A new array whose cells hold anything. Collective, as all functions that make arrays.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        Global shape.
+    dtype : dtype
+        A number or bool dtype.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks. Default: COMM_WORLD.
+    dims : sequence of int, optional
+        Ranks along each axis. Default: the grid with the fewest halo bytes.
+    halo : int, one int or one (before, after) pair per axis
+        Cells kept around each block.
+    device : str or Device
+        Where the blocks are: ``cpu``, ``gpu``, or ``auto`` (see `DistArray`).
+
+    Raises
+    ------
+    ValueError
+        `dims` does not fit the shape or the number of ranks.
+    """
+    topology = Topology.of(comm)
+    with agree(topology.private):
+        sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+        cut = Decomposition.balanced(sizes, topology.size, halo=halo or 1, dims=dims)
+    return DistArray(cut, dtype, comm=comm, halo=halo, device=device)
+
+
+def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = None, **where: Any) -> DistArray:
+    """A new array filled with one number; `dtype` defaults to the number's. Other parameters: see `empty`."""
+    with agree(Topology.of(where.get("comm")).private):
+        value = np.asarray(fill_value, dtype)
+        if value.ndim:
+            raise ValueError(f"fill_value has shape {value.shape}: give one number")
+    new = empty(shape, value.dtype, **where)
+    new.padded[...] = value
+    return new
+
+
+def zeros(shape: int | Sequence[int], dtype: DTypeLike = float, **where: Any) -> DistArray:
+    """A new array of zeros. Other parameters: see `empty`."""
+    return full(shape, 0, dtype, **where)
+
+
+def ones(shape: int | Sequence[int], dtype: DTypeLike = float, **where: Any) -> DistArray:
+    """A new array of ones. Other parameters: see `empty`."""
+    return full(shape, 1, dtype, **where)
+
+
+def fromfunction(
+    function: Callable[..., ArrayLike], shape: int | Sequence[int], *, dtype: DTypeLike = float, **where: Any
+) -> DistArray:
+    """A new array made by a function of the global indices, as `numpy.fromfunction`.
+
+    Parameters
+    ----------
+    function : callable
+        Called once per rank with one array of global indices per axis, each of the shape of the rank's block, so it
+        must work cell by cell; the arrays are where the block is to be. Its result's dtype is the array's.
+    shape : int or sequence of int
+        Global shape.
+    dtype : dtype
+        Of the index arrays.
+    **where
+        `comm`, `dims`, `halo`, `device` of `empty`.
+    """
+    new = empty(shape, **where)
+    device = new.device
+    index = [np.arange(a, b).astype(dtype) for a, b in zip(*new.box, strict=True)]
+    grid = np.meshgrid(*(device.asarray(i) for i in index), indexing="ij")
+    values = device.asarray(function(*grid))
+    found = new.topology.private.allgather(values.dtype)  # they may differ, where they depend on the values
+    with agree(new.topology.private):
+        common = np.result_type(*map(number_dtype, found))
+        np.broadcast_shapes(values.shape, new.box.shape)
+    if common != new.dtype:
+        new = DistArray(new.decomposition, common, comm=new.comm, halo=new.halo, device=device)
+    new.local[...] = values
+    return new
+
+
+def asarray(
+    a: ArrayLike | None,
+    dtype: DTypeLike | None = None,
+    *,
+    comm: MPI.Intracomm | None = None,
+    dims: Sequence[int] | None = None,
+    halo: int | Sequence[int] | Width = 0,
+    device: str | Device = "cpu",
+) -> DistArray:
+    """Spread a global array that is present on one rank or on all. Collective.
+
+    Before: either one rank holds the global array and the others pass None, or every rank holds all of it. After:
+    each rank holds its block.
+
+    Parameters
+    ----------
+    a : array_like or None
+        The global array.
+    dtype : dtype, optional
+        Default: that of `a`.
+    comm, dims, halo, device
+        See `empty`.
+
+    Raises
+    ------
+    ValueError
+        Some ranks but not all hold an array, or they hold arrays of different shape or dtype.
+    TypeError
+        `a` is no array of numbers.
+    """
+    topology = Topology.of(comm)
+    private = topology.private
+    with agree(private):
+        whole = None if a is None else np.asarray(a)
+        if whole is not None:
+            whole = whole.astype(number_dtype(whole.dtype), copy=False)
+    holders: int = private.allreduce(0 if whole is None else 1)
+    with agree(private):
+        if holders not in (1, topology.size):
+            raise ValueError(f"{holders} of {topology.size} ranks hold an array: it must be on 1 of them or on all")
+    root: int = private.allreduce(topology.size if whole is None else topology.rank, op=MPI.MIN)
+    shape, source_dtype = private.bcast(None if whole is None else (whole.shape, whole.dtype), root=root)
+    with agree(private):
+        if whole is not None and (whole.shape, whole.dtype) != (shape, source_dtype):
+            raise ValueError(
+                f"the array has shape {whole.shape} and dtype {whole.dtype}, "
+                f"but {shape} and {source_dtype} on rank {root}"
+            )
+        require_cast(source_dtype, number_dtype(source_dtype if dtype is None else dtype))
+    new = empty(shape, source_dtype if dtype is None else dtype, comm=comm, dims=dims, halo=halo, device=device)
+    if holders == topology.size and whole is not None:
+        new.local[...] = new.device.asarray(whole[new.box.slices()].astype(new.dtype, copy=False))
+        return new
+    here = new.dtype == source_dtype and new.device is CPU
+    moved = new if here else DistArray(new.decomposition, source_dtype, comm=comm, halo=halo)
+    exchange = Transfer(Whole(shape, topology.size, root), new.decomposition).bind(
+        topology, source_dtype, None, moved.frame.start
+    )
+    exchange(whole if whole is not None else np.empty((0,) * len(shape), source_dtype), moved.padded)
+    exchange.close()
+    if moved is not new:
+        new.local[...] = new.device.asarray(moved.local.astype(new.dtype, copy=False))
+    return new
+
+
+def from_local(
+    local: ArrayLike,
+    shape: Sequence[int] | None = None,
+    *,
+    comm: MPI.Intracomm | None = None,
+    dims: Sequence[int] | None = None,
+    halo: int | Sequence[int] | Width = 0,
+    device: str | Device = "cpu",
+) -> DistArray:
+    """An array from the blocks that the ranks already hold. Collective. The blocks are copied.
+
+    Parameters
+    ----------
+    local : array_like
+        This rank's block, in host memory or on the device. It must be the block that `numpy.array_split` gives it: the
+        first ``n % p`` of the ``p`` blocks of an axis have one cell more.
+    shape : sequence of int, optional
+        Global shape. Default: the blocks' lengths added up along each axis of the grid.
+    dims : sequence of int, optional
+        Ranks along each axis. Default: the balanced grid if `shape` is given, else all ranks along the first axis.
+    comm, halo, device
+        See `empty`.
+
+    Raises
+    ------
+    ValueError
+        The blocks do not fit together, or are cut at other places. The line names the first such rank.
+    """
+    topology = Topology.of(comm)
+    there = topology.device(device)
+    block = there.asarray(local)
+    shapes = topology.private.allgather((block.shape, block.dtype))
+    with agree(topology.private):
+        if len({len(s) for s, _ in shapes}) > 1 or block.ndim == 0:
+            raise ValueError(f"blocks must have the same number of axes, at least 1, this one has {block.ndim}")
+        if block.dtype != shapes[0][1]:
+            raise ValueError(f"the block has dtype {block.dtype}, but {shapes[0][1]} on rank 0")
+        if shape is None:
+            grid = tuple(dims) if dims is not None else (topology.size,) + (1,) * (block.ndim - 1)
+            place = Decomposition.balanced((0,) * block.ndim, topology.size, dims=grid)
+            lines = (
+                [place.rank([c if e == d else 0 for e in range(block.ndim)]) for c in range(p)]
+                for d, p in enumerate(grid)
+            )
+            shape = tuple(sum(shapes[r][0][d] for r in line) for d, line in enumerate(lines))
+            dims = grid
+    new = empty(shape, block.dtype, comm=comm, dims=dims, halo=halo, device=there)
+    with agree(topology.private):
+        if block.shape != new.box.shape:
+            raise ValueError(
+                f"the block has shape {block.shape}, but {new.box.shape} is this rank's share of shape {new.shape} "
+                f"on grid {grid_text(new.decomposition.dims)}"
+            )
+    new.local[...] = block
+    return new

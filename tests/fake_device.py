@@ -1,0 +1,210 @@
+"""A device whose arrays do not let NumPy look into them: what runs on it will run on a GPU.
+
+`FakeArray` is as strict as CuPy's arrays, and stricter: it refuses whatever would bring its cells into host memory
+unasked (`numpy.asarray`, iterating, ``float(x)``, ``if x``), and NumPy arrays beside its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from mpihpc.core.device import copied
+from mpihpc.kernels import cpu
+
+# Of those that CuPy offers too.
+FUNCTIONS = {
+    np.all, np.any, np.argmax, np.argmin, np.array_equal, np.broadcast_to, np.concatenate, np.conj, np.copyto,
+    np.count_nonzero, np.cumsum, np.empty_like, np.imag, np.isclose, np.linalg.norm, np.max, np.mean, np.meshgrid,
+    np.min, np.moveaxis, np.ones_like, np.prod, np.real, np.result_type, np.shape, np.ndim, np.size, np.std, np.sum,
+    np.take, np.transpose, np.var, np.where, np.zeros_like, np.full_like, np.expand_dims, np.squeeze, np.iscomplexobj,
+    np.isrealobj, np.can_cast, np.stack, np.vdot, np.tensordot, np.nanmax, np.nanmin, np.take_along_axis,
+}  # fmt: skip
+
+
+class FakeArray(NDArrayOperatorsMixin):
+    """An array on a `FakeDevice`: `there` is what no code but that of the device may look at."""
+
+    __array_priority__ = 100
+
+    def __init__(self, there: np.ndarray, direct: bool) -> None:
+        self.there, self.direct = there, direct
+
+    shape = property(lambda self: self.there.shape)
+    ndim = property(lambda self: self.there.ndim)
+    size = property(lambda self: self.there.size)
+    dtype = property(lambda self: self.there.dtype)
+    nbytes = property(lambda self: self.there.nbytes)
+    itemsize = property(lambda self: self.there.itemsize)
+    strides = property(lambda self: self.there.strides)
+    flags = property(lambda self: self.there.flags)
+    T = property(lambda self: self._wrap(self.there.T))
+    real = property(lambda self: self._wrap(self.there.real))
+    imag = property(lambda self: self._wrap(self.there.imag))
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """For MPI, which finds the cells in host memory after all."""
+        if not self.direct:
+            raise AttributeError("staged: MPI must not see device memory")
+        interface = self.there.__array_interface__
+        return {key: interface[key] for key in ("shape", "typestr", "data", "strides")} | {"version": 3}
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("implicit conversion of a device array to host memory")
+
+    __array__ = __iter__ = __bool__ = __int__ = __float__ = __complex__ = __index__ = _refuse
+    item = tolist = tobytes = _refuse
+
+    def __len__(self) -> int:
+        return len(self.there)
+
+    def __repr__(self) -> str:
+        return f"FakeArray({self.shape}, {self.dtype})"
+
+    def _wrap(self, value: Any) -> Any:
+        if isinstance(value, np.generic):
+            value = np.asarray(value)
+        if isinstance(value, np.ndarray):
+            return FakeArray(value, self.direct)
+        return type(value)(map(self._wrap, value)) if isinstance(value, tuple | list) else value
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        return self._wrap(getattr(ufunc, method)(*map(_inner, inputs), **{k: _inner(v) for k, v in options.items()}))
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func not in FUNCTIONS:
+            raise TypeError(f"numpy.{func.__name__} of a device array")
+        return self._wrap(func(*map(_inner, args), **{k: _inner(v) for k, v in kwargs.items()}))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._wrap(self.there[_inner(index)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.there[_inner(index)] = _inner(value)
+
+    def __getattr__(self, name: str) -> Any:
+        methods = {
+            "view", "reshape", "ravel", "astype", "copy", "fill", "transpose", "take", "sum", "prod", "min", "max",
+            "mean", "var", "std", "any", "all", "argmin", "argmax", "conj", "squeeze", "dot", "swapaxes", "cumsum",
+        }  # fmt: skip
+        if name not in methods:
+            raise AttributeError(f"device arrays have no {name!r}")
+        method = getattr(self.there, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            return self._wrap(method(*map(_inner, args), **{k: _inner(v) for k, v in options.items()}))
+
+        return call
+
+
+def _inner(value: Any) -> Any:
+    """What an argument is on the device; arrays in host memory are refused, but for single numbers."""
+    if isinstance(value, FakeArray):
+        return value.there
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(f"a NumPy array of shape {value.shape} meets a device array")
+    return type(value)(map(_inner, value)) if isinstance(value, tuple | list) else value
+
+
+class FakeKernels:
+    """The CPU's kernels for the device's arrays."""
+
+    def __init__(self, device: FakeDevice) -> None:
+        self._device = device
+
+    def correlate(self, src: FakeArray, dst: FakeArray, *args: Any, **options: Any) -> None:
+        cpu.correlate(src.there, dst.there, *args, **options)
+
+    def advance(self, src: FakeArray, dst: FakeArray, *args: Any, **options: Any) -> None:
+        for name in ("field", "previous", "kept"):
+            if options.get(name) is not None:
+                options[name] = options[name].there
+        cpu.advance(src.there, dst.there, *args, **options)
+
+    def steps_at_once(self, offsets: Any) -> int:
+        return 3
+
+    def Boxes(self, boxes: Any, axes: int, dtype: Any) -> FakeBoxes:
+        assert 1 <= axes <= 4
+        return FakeBoxes(boxes, axes, dtype)
+
+
+class FakeBoxes:
+    def __init__(self, boxes: Any, axes: int, dtype: Any) -> None:
+        self._boxes = cpu.Boxes(boxes, axes, dtype)
+
+    def pack(self, array: FakeArray, buffer: FakeArray) -> None:
+        self._boxes.pack(array.there, buffer.there)
+
+    def unpack(self, buffer: FakeArray, array: FakeArray) -> None:
+        self._boxes.unpack(buffer.there, array.there)
+
+    def copy(self, source: FakeArray, others: FakeBoxes, target: FakeArray) -> None:
+        self._boxes.copy(source.there, others._boxes, target.there)
+
+
+class FakeDevice:
+    """See `mpihpc.core.device.Device`. What it is told to post is not there before `wait`."""
+
+    name, identity, line = "gpu", "fake", 128
+
+    def __init__(self, transport: str) -> None:
+        self.direct = transport == "direct"
+        self.label = f"fake ({transport} transport)"
+        self.kernels = FakeKernels(self)
+        self._posted: list[tuple[np.ndarray, np.ndarray]] = []
+        self.waits = 0
+
+    def empty(self, shape: int | Sequence[int], dtype: Any) -> FakeArray:
+        new = np.empty(shape, dtype)
+        new.view(np.uint8).fill(0xA5) if new.size and new.ndim else None  # nothing may count on zeros
+        return FakeArray(new, self.direct)
+
+    def address(self, array: FakeArray) -> int:
+        return array.there.ctypes.data
+
+    def asarray(self, a: Any) -> FakeArray:
+        if isinstance(a, FakeArray):
+            return a
+        host = np.array(a)
+        copied.to_device += host.nbytes
+        return FakeArray(host, self.direct)
+
+    def to_host(self, array: FakeArray) -> np.ndarray:
+        copied.to_host += array.nbytes
+        return array.there.copy()
+
+    def mailbox(self, nbytes: int) -> tuple[FakeArray, Any]:
+        here = self.empty(nbytes, np.uint8)
+        return here, here if self.direct else np.full(nbytes, 0x5A, np.uint8)
+
+    def post(self, here: FakeArray, mail: Any) -> None:
+        if mail is not here:
+            copied.to_host += here.nbytes
+            self._posted.append((here.there, mail))
+
+    def outgoing(self, row: FakeArray) -> Any:
+        if self.direct:
+            return row
+        mail = np.full(row.nbytes, 0x5A, np.uint8)
+        self.post(row, mail)
+        return mail
+
+    def fetch(self, mail: Any, here: FakeArray) -> None:
+        if mail is not here:
+            copied.to_device += here.nbytes
+            here.there[...] = mail
+
+    def wait(self) -> None:
+        self.waits += 1
+        for here, mail in self._posted:
+            mail[...] = here
+        self._posted.clear()
+
+    def lane(self, urgent: bool) -> AbstractContextManager[None]:
+        return nullcontext()

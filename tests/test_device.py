@@ -1,0 +1,140 @@
+"""Arrays on a device: whatever the package does with them gives the bits that it gives on the CPU."""
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+import mpihpc
+from fake_device import FakeDevice
+from mpihpc.core.device import CPU, check_device, copied
+from mpihpc.core.halo import MODES
+from mpihpc.core.transfer import sent
+from mpihpc.stencil import Evolution, Taps, evolve, leapfrog, named_kernel
+
+COMM = MPI.COMM_WORLD
+
+
+@pytest.fixture(params=["direct", "staged"])
+def device(request):
+    return FakeDevice(request.param)
+
+
+def numbers(shape, dtype="f8", seed=0):
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(shape) * 8
+    return (values + 1j * rng.standard_normal(shape) if np.dtype(dtype).kind == "c" else values).astype(dtype)
+
+
+def same(found, wanted):
+    """All bits, on whatever device, and the halo where there is one."""
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    a, b = found.gather(root=None), wanted.gather(root=None)
+    assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["?", "i2", "f4", "f8", "c16"])
+def test_there_and_back(device, dtype):
+    whole = numbers((13, 7), dtype)
+    u = mpihpc.asarray(whole, halo=1, device=device)
+    assert u.device is device and u.local.shape == u.box.shape
+    assert u.gather(root=None).tobytes() == whole.tobytes()
+    back = u.to_device("cpu")
+    assert back.device is CPU and isinstance(back.local, np.ndarray) and back.halo == u.halo
+    same(back, u)
+    same(back.to_device(device), u)
+    assert u.to_device(device) is u
+    assert u.checksum() == back.checksum()
+    same(u.copy(), u)
+    same(u.astype("c16"), back.astype("c16"))
+
+
+def test_makers(device):
+    for make in (
+        lambda **where: mpihpc.zeros((9, 4), **where),
+        lambda **where: mpihpc.ones(11, "f4", **where),
+        lambda **where: mpihpc.full((3, 5), 2.5, **where),
+        lambda **where: mpihpc.fromfunction(lambda i, j, k: i * 100 + j * 10.0 - k, (5, 6, 7), **where),
+        lambda **where: mpihpc.asarray(numbers(30) if COMM.rank == COMM.size - 1 else None, "f4", **where),
+    ):
+        made = make(device=device)
+        assert made.device is device
+        same(made, make())
+    ours = mpihpc.asarray(numbers((12, 5)))
+    same(mpihpc.from_local(device.asarray(ours.local), (12, 5), dims=ours.decomposition.dims, device=device), ours)
+
+
+@pytest.mark.parametrize("mode", sorted(set(MODES.values())))
+def test_halo(device, mode):
+    whole = numbers((11, 9, 8))
+    here, there = (mpihpc.asarray(whole, halo=2, device=d) for d in ("cpu", device))
+    for u in (here, there):
+        u.exchange(mode, 1.5)
+    assert device.to_host(there.padded).tobytes() == np.ascontiguousarray(here.padded).tobytes()
+
+
+def test_redistribute(device):
+    u = mpihpc.asarray(numbers((16, 9)), dims=(COMM.size, 1), device=device)
+    v = u.redistribute((1, COMM.size), halo=1)
+    assert v.device is device
+    same(v, u)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("kernel", ["heat", "gaussian:1", "laplace:8"])
+def test_evolve(device, kernel, overlap):
+    whole = numbers((40, 37), "f4")
+    u, v = mpihpc.asarray(whole), mpihpc.asarray(whole, device=device)
+    for mode in ("reflect", "wrap", ("constant", "mirror")):
+        wanted = evolve(u, kernel, 5, mode, 0.25)
+        for fuse in (None, 1, 2):
+            found = evolve(v, kernel, 5, mode, 0.25, fuse=fuse, overlap=overlap)
+            assert found.device is device
+            same(found, wanted)
+    same(evolve(v, kernel, 2, exact=False), evolve(u, kernel, 2, exact=False))
+
+
+def test_leapfrog_with_a_field(device):
+    whole, speed = numbers((21, 18)), np.abs(numbers((21, 18), seed=1)) / 50
+    here, there = ([mpihpc.asarray(a, device=d) for a in (whole, speed)] for d in ("cpu", device))
+    for fuse in (1, 3):
+        wanted = leapfrog(here[0], here[0], "laplace:4", 7, field=here[1], fuse=fuse)
+        found = leapfrog(there[0], there[0], "laplace:4", 7, field=there[1], fuse=fuse)
+        for a, b in zip(found, wanted, strict=True):
+            same(a, b)
+    same(evolve(there[0], "laplace", 3, field=there[1]), evolve(here[0], "laplace", 3, field=here[1]))
+
+
+def test_bytes_between_host_and_device(device):
+    """Staged: those of the halo, once out and once in. Direct: none. Messages are those of the CPU."""
+    cut, taps = mpihpc.zeros((64, 48)).decomposition, Taps.from_kernel(named_kernel("heat", 2), 2)
+    here, there = (Evolution(cut, taps, "f8", device=d, fuse=2) for d in ("cpu", device))
+    halo = there.stencil.halo
+    assert (halo.bytes, halo.messages) == (here.stencil.halo.bytes, here.stencil.halo.messages)
+    u = mpihpc.full((64, 48), 1.0, dims=cut.dims, halo=halo.width, device=device)
+    before, out, back = sent.bytes, copied.to_host, copied.to_device
+    waits = device.waits
+    there.run(u, 6)
+    assert sent.bytes - before == 3 * halo.bytes
+    assert copied.to_host - out == (0 if device.direct else 3 * halo.bytes)
+    total = COMM.allreduce(copied.to_device - back)
+    assert total == (0 if device.direct else 3 * COMM.allreduce(halo.bytes))
+    assert device.waits - waits <= 3  # one for each exchange
+
+
+def test_devices_do_not_mix(device):
+    whole = numbers((12, 12))
+    u, field = mpihpc.asarray(whole, device=device), mpihpc.asarray(whole)
+    with pytest.raises(ValueError, match=r"field is on cpu, u on fake \(\w+ transport\): use \.to_device"):
+        evolve(u, "heat", 1, field=field)
+    plan = Evolution(u.decomposition, Taps.from_kernel(named_kernel("heat", 2), 2), "f8", device=device)
+    with pytest.raises(ValueError, match="the plan is for"):
+        plan.run(mpihpc.asarray(whole, halo=plan.stencil.halo.width), 1)
+
+
+def test_unknown_devices():
+    for name in ("gpus", "cuda", ""):
+        with pytest.raises(ValueError, match="unknown device"):
+            mpihpc.zeros(3, device=name)
+        with pytest.raises(ValueError, match="unknown device"):
+            check_device(name)
+    assert mpihpc.zeros(3, device="auto").device.name in ("cpu", "gpu")
