@@ -35,6 +35,22 @@ static ucontext_t scheduler;
 static void (*body)();
 static unsigned current;
 
+static unsigned long long atomicAdd(unsigned long long *word, unsigned long long n) {
+    const unsigned long long before = *word;
+    *word += n;
+    return before;
+}
+static long long __double_as_longlong(double x) {
+    long long bits;
+    std::memcpy(&bits, &x, sizeof x);
+    return bits;
+}
+static double __longlong_as_double(long long bits) {
+    double x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 static void __syncthreads() { swapcontext(&fibers[current].context, &scheduler); }
 
 static void run_fiber() {

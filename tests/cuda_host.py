@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpihpc.kernels.cuda.source import Kernel, boxes_source
+from mpihpc.kernels.cuda.source import Kernel, boxes_source, sums_source
 
 SHIM = Path(__file__).with_name("cuda_host.hpp")
 _ADVANCE = """
@@ -40,6 +40,19 @@ extern "C" void run_{verb}_{size}(void *one, void *two, const long long *table, 
 }}
 """
 _ARGUMENTS = {"pack": "count, *steps", "unpack": "count, *steps", "copy": "rows[1], count, steps[0], steps[1]"}
+
+
+_SUMS = """
+extern "C" void run_sum_{dtype}(void *x, void *y, long long n, void *words, unsigned blocks) {{
+    static void *arrays[3];
+    static long long count;
+    arrays[0] = x, arrays[1] = y, arrays[2] = words, count = n;
+    launch(blocks, sums_{dtype}::THREADS, true, false, [] {{
+        using namespace sums_{dtype};
+        sum_{dtype}((Cell *)arrays[0], (Cell *)arrays[1], count, (unsigned long long *)arrays[2]);
+    }});
+}}
+"""
 
 
 class Recorder:
@@ -84,9 +97,15 @@ class Host(Recorder):
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in (one, two, tables[0], tables[-1])]
         run(*pointers, ctypes.c_longlong(len(tables[0]) - 1), ctypes.c_void_p(np.concatenate(strides).ctypes.data), 3)
 
+    def add_up(self, x: np.ndarray, y: np.ndarray | None, words: np.ndarray, blocks: int) -> None:
+        """Add the cells of x, or their products with those of y, to the words of a sum."""
+        run = getattr(self.library, f"run_sum_{x.dtype.str[1:]}")
+        pointers = [ctypes.c_void_p(None if a is None else a.ctypes.data) for a in (x, y, words)]
+        run(*pointers[:2], ctypes.c_longlong(x.size), pointers[2], blocks)
+
 
 def compile_host(target: Path, kernels: dict[str, tuple[Kernel, str]], sizes: Sequence[int] = ()) -> Path:
-    """A library of kernels, given by names with their texts, and of those that move cells of these sizes."""
+    """A library of kernels, given by names with their texts, of those that move cells of these sizes, and of sums."""
     text = [f'#include "{SHIM}"']
     for name, (kernel, code) in kernels.items():
         text.append(f"namespace {name}_ {{\n{code}\n}}")
@@ -94,6 +113,9 @@ def compile_host(target: Path, kernels: dict[str, tuple[Kernel, str]], sizes: Se
     for size in sizes:
         text.append(f"namespace boxes_{size} {{\n{boxes_source(size, f'_{size}')}\n}}")
         text += [_BOXES.format(verb=verb, size=size, arguments=_ARGUMENTS[verb]) for verb in _ARGUMENTS]
+    for dtype in ("f4", "f8") if sizes else ():
+        text.append(f"namespace sums_{dtype} {{\n{sums_source(dtype, f'_{dtype}')}\n}}")
+        text.append(_SUMS.format(dtype=dtype))
     file = target.with_suffix(".cpp")
     file.write_text("\n".join(text))
     command = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-o", target, file]

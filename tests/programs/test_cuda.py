@@ -14,9 +14,10 @@ import pytest
 
 from cuda_compile import find_compiler
 from cuda_host import Host, Recorder, compile_host, fenced
+from mpihpc import _core
 from mpihpc.kernels import reference
 from mpihpc.kernels.cuda import plan
-from mpihpc.kernels.cuda.source import MODES, Kernel, boxes_source, literals, source
+from mpihpc.kernels.cuda.source import MODES, Kernel, boxes_source, literals, source, sums_source
 from test_kernels import assert_same_bits, fused_case, one_step
 
 SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448}  # bytes that a block may have
@@ -223,6 +224,35 @@ def test_boxes(host) -> None:
             assert not any(room.tobytes())
 
 
+def test_sums(host) -> None:
+    """Sums and sums of products are those of `math.fsum`, however many threads add."""
+    _, machine = host
+    rng = np.random.default_rng(3)
+    for dtype, n, spread in itertools.product(("f4", "f8"), (1, 500, 9001), (0, 8, 300)):
+        x, y = (
+            (rng.standard_normal(n) * 10.0 ** rng.integers(-spread, spread + 1, n)).clip(-1e300, 1e300) for _ in "xy"
+        )
+        if dtype == "f4":
+            x, y = (np.clip(a, -1e38, 1e38).astype("f4") for a in (x, y))
+        x[rng.integers(n)] = 5e-324 if dtype == "f8" else 1e-45
+        with np.errstate(all="ignore"):
+            products = x.astype(float) * y
+        for right, numbers in ((None, x), (y, products)):
+            words = np.zeros(_core.SUM_WORDS, np.int64)
+            for _ in range(2):  # states add up
+                machine.add_up(x, right, words, 3)
+            if np.isfinite(numbers).all():
+                assert _core.sum_round(words) == math.fsum(np.repeat(numbers.astype(float), 2)), (dtype, n, spread)
+            mine = np.zeros(_core.SUM_WORDS, np.int64)
+            for _ in range(2):
+                _core.sum_add(np.ascontiguousarray(numbers), mine)
+            assert _core.sum_round(mine) == _core.sum_round(words) or not np.isfinite(numbers).all()
+    for special, total in (([np.nan, 1], np.nan), ([np.inf, -1e308], np.inf), ([np.inf, -np.inf], np.nan)):
+        words = np.zeros(_core.SUM_WORDS, np.int64)
+        machine.add_up(np.array([0.5, *special, 2]), None, words, 1)
+        np.testing.assert_equal(_core.sum_round(words), total)
+
+
 @pytest.mark.parametrize("arch", SHARED)
 def test_kernels_compile_for_gpus(arch: str) -> None:
     """Every kind of kernel becomes machine code, and threads keep their planes in registers."""
@@ -230,6 +260,7 @@ def test_kernels_compile_for_gpus(arch: str) -> None:
     if compiler is None:
         pytest.skip("neither NVRTC (pip install 'mpihpc[cuda-compile]') nor nvcc")
     texts = {f"boxes_{size}": boxes_source(size, f"_{size}") for size in ITEMSIZES}
+    texts |= {f"sum_{dtype}": sums_source(dtype, f"_{dtype}") for dtype in ("f4", "f8")}
     for name, (base, ndim, steps, fused) in KINDS.items():
         kernel = plan.choose(base, ndim, steps, SHARED[arch])
         assert kernel.steps == fused, name

@@ -40,6 +40,9 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from mpihpc.kernels.cuda import plan
 from mpihpc.kernels.cuda.source import BOX_THREADS, Kernel, boxes_source, source
+from mpihpc.kernels.cuda.sums import sum_add, sum_add_products, sum_columns
+
+__all__ = ["Boxes", "advance", "correlate", "steps_at_once", "sum_add", "sum_add_products", "sum_columns"]
 
 _STATIC_SHARED = 48 << 10  # more shared memory than this has to be asked for
 

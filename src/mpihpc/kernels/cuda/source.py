@@ -174,6 +174,13 @@ def boxes_source(itemsize: int, name: str = "") -> str:
     return "\n".join([f"typedef {cell} Cell;" if cell else wide, f"constexpr int THREADS = {BOX_THREADS};", "", text])
 
 
+def sums_source(dtype: str, name: str = "") -> str:
+    """CUDA C++ of ``sum``, with `name` behind, for float32 (``f4``) or float64 (``f8``). It must not fuse additions."""
+    cell = {"f4": "float", "f8": "double"}[dtype]
+    text = (_FOLDER / "sums.cuh").read_text().replace("SUM(", f"sum{name}(")
+    return "\n".join([f"typedef {cell} Cell;", f"constexpr int THREADS = {BOX_THREADS};", "", text])
+
+
 BOX_THREADS = 256
 
 
