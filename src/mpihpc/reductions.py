@@ -23,8 +23,8 @@ from __future__ import annotations
 import builtins
 import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -260,7 +260,7 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     ValueError
         There is no cell to choose from.
     """
-    along = _Along(a, axis, keepdims, lambda: _nonempty(a, "min"))
+    along = _Along(a, axis, keepdims, lambda: a.dtype, some="min")
     start = _limit(a.dtype, largest=True)
     return along.finish(along.reduce(lambda x, **over: np.min(x, initial=start, **over), np.minimum))
 
@@ -268,7 +268,7 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
 @_reduction
 def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The largest cell, or NaN where there is one. Collective. Parameters and result: see `sum`; errors: see `min`."""
-    along = _Along(a, axis, keepdims, lambda: _nonempty(a, "max"))
+    along = _Along(a, axis, keepdims, lambda: a.dtype, some="max")
     start = _limit(a.dtype, largest=False)
     return along.finish(along.reduce(lambda x, **over: np.max(x, initial=start, **over), np.maximum))
 
@@ -334,16 +334,29 @@ class _Along:
 
     Making it, `reduce`, `exact` and `finish` are collective. Each rank makes a partial result of its block, of length 1
     on the reduced axes; these go to the owners of the result, or to everybody if all axes are reduced.
+
+    `dtype` may refuse: it is called where all ranks learn of it. `some` names a function that needs cells to choose
+    from. `several`: whether `axis` may be a sequence.
     """
 
-    def __init__(self, a: DistArray, axis: Axis, keepdims: bool, dtype: Callable[[], np.dtype]) -> None:
+    def __init__(
+        self,
+        a: DistArray,
+        axis: Axis,
+        keepdims: bool,
+        dtype: Callable[[], np.dtype],
+        some: str = "",
+        several: bool = True,
+    ) -> None:
         self.array, self.keepdims = a, keepdims
         cut = a.decomposition
         with agree(a.topology.private):
-            self.axes = tuple(range(a.ndim)) if axis is None else tuple(sorted(normalize_axis_tuple(axis, a.ndim)))
+            self.axes = _axes(axis, a.ndim, several)
             self.dtype = number_dtype(dtype())
+            self.count = math.prod(a.shape[d] for d in self.axes)
+            if some and not self.count:
+                raise ValueError(f"{some} of an array of shape {a.shape} has no cells to choose from")
         self.kept = [d for d in range(a.ndim) if d not in self.axes]
-        self.count = math.prod(a.shape[d] for d in self.axes)
         self.counts = tuple(cut.dims[d] for d in self.axes)
         shape = [n if d in self.kept else 1 for d, n in enumerate(a.shape)]
         dims = list(cut.dims)
@@ -441,7 +454,12 @@ def _total(along: _Along, kind: np.dtype, reproducible: bool) -> NDArray[Any]:
 
 
 def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, reproducible: bool, root: bool) -> Any:
-    along = _Along(a, axis, keepdims, lambda: _result_dtype(np.var, a, dtype))
+    def check() -> np.dtype:
+        if not isinstance(ddof, Real):
+            raise TypeError(f"ddof {ddof!r} is not a number")
+        return _result_dtype(np.var, a, dtype)
+
+    along = _Along(a, axis, keepdims, check)
     wide = np.promote_types(a.dtype, "f8")
     centre = _total(along, wide, reproducible) / along.count
     if along.moves:  # back to where the cells are
@@ -470,7 +488,7 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: they must be equal")
         number_dtype(b.dtype)
-    along = _Along(a, axis, False, lambda: np.result_type(a.dtype, b.dtype))
+    along = _Along(a, axis, False, lambda: np.result_type(a.dtype, b.dtype), several=False)
     kind = along.dtype
     y = local_part(b, a)
     if kind.kind == "b":
@@ -496,7 +514,7 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
 
 def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     """`argmin` or `argmax`, by its name."""
-    along = _Along(a, axis if axis is None else operator.index(axis), keepdims, lambda: _nonempty(a, name, np.int64))
+    along = _Along(a, axis, keepdims, lambda: np.dtype(np.int64), some=name, several=False)
     smallest = name == "argmin"
     pick, best = (np.min, np.minimum) if smallest else (np.max, np.maximum)
     here = np.empty(
@@ -505,7 +523,7 @@ def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     here["value"] = pick(a.local, axis=along.axes, keepdims=True, initial=_limit(a.dtype, smallest))
     here["index"] = np.iinfo(np.int64).max
     if a.local.size:
-        found = getattr(np, name)(a.local, axis=axis, keepdims=True)
+        found = getattr(np, name)(a.local, axis=None if axis is None else along.axes[0], keepdims=True)
         if axis is None:
             place = np.unravel_index(int(found.reshape(())), a.box.shape)
             found = np.ravel_multi_index([p + s for p, s in zip(place, a.box.start, strict=True)], a.shape)
@@ -521,17 +539,21 @@ def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     )
 
 
+def _axes(axis: Axis, ndim: int, several: bool) -> tuple[int, ...]:
+    """The axes to reduce, none of them negative, in order."""
+    if axis is None:
+        return tuple(range(ndim))
+    whole = isinstance(axis, int | np.integer)
+    if not whole and (not several or not isinstance(axis, Sequence)):
+        raise TypeError(f"axis {axis!r} is not a whole number" + (", nor a tuple of them" if several else ": give one"))
+    return tuple(sorted(normalize_axis_tuple(axis, ndim)))
+
+
 def _result_dtype(function: Callable[..., Any], a: DistArray, dtype: DTypeLike | None) -> np.dtype:
     """What NumPy's function gives for this dtype."""
     if dtype is not None:
         require_cast(a.dtype, number_dtype(dtype))
     return function(np.ones(1, a.dtype), dtype=dtype).dtype
-
-
-def _nonempty(a: DistArray, name: str, dtype: DTypeLike | None = None) -> np.dtype:
-    if not a.size:
-        raise ValueError(f"{name} of an array of shape {a.shape} has no cells to choose from")
-    return np.dtype(dtype or a.dtype)
 
 
 def _limit(dtype: np.dtype, largest: bool) -> Any:

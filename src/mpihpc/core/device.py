@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from numbers import Integral
 
 from threadpoolctl import ThreadpoolController
 
@@ -34,8 +35,8 @@ def select_device(name: str) -> str:
 def thread_count(cores: int, threads: int | None = None) -> int:
     """Threads of a rank: as asked for, else OMP_NUM_THREADS, else the cores it may call its own."""
     if threads is not None:
-        if not 1 <= threads <= MAX_THREADS:
-            raise ValueError(f"threads {threads} is not a number from 1 to {MAX_THREADS}")
+        if not isinstance(threads, Integral) or not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads {threads} is not a whole number from 1 to {MAX_THREADS}")
         return threads
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(wanted) if wanted.isdigit() and 1 <= int(wanted) <= MAX_THREADS else min(cores, MAX_THREADS)

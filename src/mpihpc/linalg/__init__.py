@@ -7,6 +7,7 @@ product on so many ranks must move.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from operator import index
 from typing import Any
@@ -243,9 +244,12 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def _check_operands(name: str, *operands: object) -> None:
-    for x in operands:
-        if not isinstance(x, DistArray):
-            raise TypeError(f"{name} works on DistArrays, not on {type(x).__name__}: use mpihpc.asarray first")
+    """Collective, if one of them is distributed."""
+    refused = [type(x).__name__ for x in operands if not isinstance(x, DistArray)]
+    if refused:
+        topology = next((x.topology for x in operands if isinstance(x, DistArray)), None)
+        with agree(topology.private) if topology else nullcontext():
+            raise TypeError(f"{name} works on DistArrays, not on {refused[0]}: use mpihpc.asarray first")
 
 
 def _check_out(out: DistArray | None, topology: Topology, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -339,7 +343,7 @@ def _product(
         plan = plan_product(
             m, n, k, dtype, topology.size, grid=grid, memory=memory, reproducible=reproducible, blocks=blocks
         )
-        limit = 1 if reproducible else thread_count(topology.cores, threads)
+        limit = thread_count(topology.cores, threads)
     counts = Counts() if counts is None else counts
     before = received.cells
     strips = [
@@ -347,7 +351,7 @@ def _product(
         for side, (x, seen) in enumerate(zip(operands, axes, strict=True))
     ]
     counts.words_relayout += received.cells - before
-    with blas_threads(limit, force=reproducible):
+    with blas_threads(1 if reproducible else limit, force=reproducible):
         return _carry_out(plan, topology, strips, dtype, missing, out, out is a or out is b, counts)
 
 
