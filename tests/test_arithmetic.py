@@ -164,6 +164,28 @@ def test_numbers_are_weak_as_in_numpy_2(comm):
     assert (2**a).dtype == np.float32 and (1j * a).dtype == np.complex64
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_powers_are_numpys(comm):
+    """NumPy takes other ufuncs for some exponents: their dtypes and bits."""
+    for kind, exponent in itertools.product("?bBifdD", (2, 2.0, 1, 0, 0.5, 3, True, np.float64(2), np.int8(2), 2 + 0j)):
+        x = np.array([0, 1, 3, 0.1, 1e-3]).astype(kind)
+        a = mpihpc.asarray(x, comm=comm)
+        same(a**exponent, x**exponent)
+        want = outcome(operator.ipow, x.copy(), exponent)
+        if isinstance(want, TypeError):
+            fails_alike(comm, TypeError, "casting", lambda: operator.ipow(a, exponent))  # noqa: B023
+        else:
+            assert operator.ipow(a, exponent) is a
+            same(a, want)
+    same(mpihpc.asarray([-np.inf, 2.0], comm=comm) ** 0.5, np.array([-np.inf, 2.0]) ** 0.5)
+    same(mpihpc.asarray([4.0, 0.1], comm=comm) ** -1, np.array([4.0, 0.1]) ** -1)
+
+
+def test_what_is_known_everywhere_is_told(comm):
+    a = mpihpc.zeros((4, 3), comm=comm)
+    assert (np.shape(a), np.ndim(a)) == ((4, 3), 2)
+
+
 def test_the_move_is_counted_and_no_more(comm):
     x = np.arange(24.0).reshape(4, 6)
     for one, two in itertools.product(grids(comm.size, 2), repeat=2):
@@ -221,14 +243,25 @@ def test_what_is_not_offered_raises_and_gathers_nothing(comm):
         (TypeError, "numpy.add.at is not offered", lambda: np.add.at(a, 0, 1)),
         (TypeError, "matmul does not work cell by cell", lambda: np.matmul(a, np.ones((3, 3)))),
         (TypeError, "use mpihpc.vecdot", lambda: np.vecdot(a, a)),
-        (TypeError, "numpy.sum would need .* use mpihpc.sum", lambda: np.sum(a)),
-        (TypeError, "numpy.max would need .* use mpihpc.max", lambda: np.amax(a)),
-        (TypeError, "numpy.concatenate would need", lambda: np.concatenate([a, a])),
+        (TypeError, "numpy.sum is not offered .* use mpihpc.sum", lambda: np.sum(a)),
+        (TypeError, "numpy.max is not offered .* use mpihpc.max", lambda: np.amax(a)),
+        (TypeError, "numpy.concatenate is not offered .* use ufuncs", lambda: np.concatenate([a, a])),
+        (TypeError, "numpy.linalg.norm is not offered .* use mpihpc.norm", lambda: np.linalg.norm(a)),
+        (TypeError, "numpy.linalg.det is not offered .* use ufuncs", lambda: np.linalg.det(a)),
+        (TypeError, "numpy.outer is not offered .* use mpihpc.linalg.outer", lambda: np.outer(a, a)),
+        (TypeError, r"numpy.where is not offered .* use where=", lambda: np.where(a, 1, 0)),
+        (TypeError, "numpy.clip is not offered .* use numpy.minimum and", lambda: np.clip(a, 0, 1)),
+        (TypeError, "'typo' not understood", lambda: a.astype("typo")),
         (TypeError, "takes dtype and casting, not order", lambda: np.add(a, 1, order="F")),
         (TypeError, "out is ndarray", lambda: np.add(a, 1, out=np.ones((4, 3)))),
         (TypeError, "out is ndarray", lambda: operator.iadd(np.ones((4, 3)), a)),
-        (TypeError, "not one of numbers", lambda: a + "text"),
-        (TypeError, "not one of numbers", lambda: a == None),  # noqa: E711
+        (TypeError, "an operand is str of dtype <U4: give numbers", lambda: a + "text"),
+        (TypeError, "an operand is NoneType of dtype object: give numbers", lambda: a + None),
+        (TypeError, "an operand is NoneType", lambda: a == None),  # noqa: E711
+        (TypeError, "no cells by index: use .local for", lambda: a[0]),
+        (TypeError, "no cells by index: write into .local", lambda: operator.setitem(a, 0, 1)),
+        (TypeError, r"no cells by index", lambda: list(a)),
+        (TypeError, r"no len: use .shape\[0\]", lambda: len(a)),
         (TypeError, "where is int64", lambda: np.add(a, 1, where=np.ones((4, 3), int))),
         (TypeError, "complex128.*float64", lambda: operator.iadd(a, 1j)),
         (ValueError, r"\(4, 3\)|\(4,\)", lambda: a + np.ones(4)),

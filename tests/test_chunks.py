@@ -131,7 +131,10 @@ def test_files_in_chunks(comm, shared_tmp_path):
             step = rows or 41
             assert got == [(x[i : i + step].shape, x.dtype.str, x[i, 0]) for i in range(0, 41, step)]
     fails_alike(
-        comm, ValueError, "compressed", lambda: mpihpc.map_reduce(np.sum, shared_tmp_path / "x.npz", np.add, comm=comm)
+        comm,
+        ValueError,
+        "x.npz is a zip",
+        lambda: mpihpc.map_reduce(np.sum, shared_tmp_path / "x.npz", np.add, comm=comm),
     )
     fails_alike(
         comm,
@@ -162,7 +165,12 @@ def test_bad_input_is_the_same_line_on_all_ranks(comm):
         (TypeError, "at least one DistArray", lambda: mpihpc.map_blocks(abs, np.zeros(3))),
         (ValueError, "broadcast", lambda: mpihpc.map_blocks(np.add, a, np.zeros((2, 20)))),
         (ValueError, "0 values", lambda: mpihpc.map_reduce(np.sum, mpihpc.zeros(0, comm=comm), np.add)),
+        (TypeError, "at least one DistArray", lambda: mpihpc.map_blocks(abs)),
+        (TypeError, "at least one DistArray", lambda: mpihpc.map_blocks(np.add, 1, a)),
         (ValueError, "0 rows", lambda: mpihpc.map_reduce(np.sum, a, np.add, rows=0)),
+        (ValueError, "2.5 rows", lambda: mpihpc.map_reduce(np.sum, a, np.add, rows=2.5)),
+        (ValueError, "x rows", lambda: mpihpc.map_reduce(np.sum, a, np.add, rows="x")),
+        (TypeError, "not iterable", lambda: mpihpc.from_chunks(3, comm=comm)),
         (TypeError, "not ndarray", lambda: mpihpc.map_reduce(np.sum, np.zeros(3), np.add)),
         (OSError, "broke off", lambda: mpihpc.from_chunks(stream(3, 4) if root else None, comm=comm)),
         (OSError, "broke off", lambda: mpihpc.from_chunks(stream(3, 4), comm=comm)),

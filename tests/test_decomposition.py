@@ -157,3 +157,9 @@ def test_errors_name_both_numbers(make, text):
 
 def test_doctests():
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("halo", [[(1,)], [(1, 2, 3)], 1.5, "x", [1.5], None])
+def test_what_is_no_halo(halo):
+    with pytest.raises(TypeError, match="is not a depth, one per axis, or one"):
+        halo_width(halo, 1)

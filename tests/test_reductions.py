@@ -282,7 +282,8 @@ def test_reductions_are_numpys(comm, verdict):
             over = {"axis": case["axis"], "keepdims": case["keepdims"]}
             for name in names:
                 mine, theirs, same = REDUCTIONS[name]
-                if name in ("min", "max", "argmin", "argmax") and not x.size:
+                axes = range(x.ndim) if case["axis"] is None else np.atleast_1d(np.array(case["axis"], int))
+                if name in ("min", "max", "argmin", "argmax") and not math.prod(x.shape[d] for d in axes):
                     continue
                 if name in ("argmin", "argmax") and not isinstance(case["axis"], int | None):
                     continue
@@ -452,6 +453,13 @@ def test_bad_input_is_the_same_line_on_all_ranks(comm):
         (TypeError, "complex input", lambda: mpihpc.ones(3, complex, comm=comm).sum(dtype=float)),
         (TypeError, "not one of numbers", lambda: a.sum(dtype=object)),
         (ValueError, "no cells to choose from", lambda: mpihpc.zeros((0, 3), comm=comm).min()),
+        (ValueError, r"argmax of an array of shape \(0, 3\)", lambda: mpihpc.zeros((0, 3), comm=comm).argmax(0)),
+        (TypeError, r"axis 1.5 is not a whole number, nor a tuple", lambda: a.sum(1.5)),
+        (TypeError, "axis 1.5 is not a whole number: give one", lambda: a.argmax(axis=1.5)),
+        (TypeError, r"axis \(0, 1\) is not a whole number: give one", lambda: a.argmin(axis=(0, 1))),
+        (TypeError, r"axis \(0, 1\) is not", lambda: mpihpc.vecdot(a, a, axis=(0, 1))),
+        (TypeError, "ddof 'x' is not a number", lambda: a.var(ddof="x")),
+        (TypeError, "ddof None is not a number", lambda: a.std(ddof=None)),
         (ValueError, r"a has shape \(4, 3\) and b \(3, 4\)", lambda: mpihpc.vecdot(a, np.zeros((3, 4)))),
         (ValueError, "dot takes vectors", lambda: a.dot(a)),
     ]:

@@ -166,6 +166,14 @@ int64_t offset(const Cells &x, int64_t index) {
     return bytes;
 }
 
+// A number and what it was rounded by, rounded to odd instead.
+double to_odd(double x, double error) {
+    uint64_t bits;
+    std::memcpy(&bits, &x, sizeof x);
+    constexpr double inf = std::numeric_limits<double>::infinity();
+    return error == 0 || bits & 1 ? x : std::nextafter(x, error > 0 ? inf : -inf);
+}
+
 // Nonzero numbers that add up to the sum exactly, the first one the sum rounded.
 std::vector<double> expansion(Exact &sum) {
     std::vector<double> terms{sum.round(true)};
@@ -222,8 +230,8 @@ void Exact::normalise() {
     pending_ = 0;
 }
 
-// To nearest, ties to even.
-double Exact::round(bool clamped) {
+// To nearest, ties to even, or to odd.
+double Exact::round(bool clamped, bool odd) {
     constexpr double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
     if (word_[NANS] || (word_[PLUS] && word_[MINUS])) return nan;
     if (word_[PLUS] || word_[MINUS]) return word_[PLUS] ? inf : -inf;
@@ -246,7 +254,8 @@ double Exact::round(bool clamped) {
     if (low) {
         bool more = (limb[(low - 1) >> 5] & ((int64_t(1) << ((low - 1) & 31)) - 1)) != 0;
         for (int i = 0; i < (low - 1) >> 5; ++i) more |= limb[i] != 0;
-        if (bit(low - 1) && (more || (kept & 1))) ++kept;
+        if (odd) kept |= bit(low - 1) | int64_t(more);
+        else if (bit(low - 1) && (more || (kept & 1))) ++kept;
     }
     double x = std::ldexp(double(kept), low - 1074);
     if (clamped) x = std::min(x, std::numeric_limits<double>::max());
@@ -269,7 +278,7 @@ void add_products(Exact &sum, const Cells &x, const Cells &y) {
     });
 }
 
-int64_t sum_columns(const Cells &x, int lead, double *out, int64_t terms) {
+int64_t sum_columns(const Cells &x, int lead, double *out, int64_t terms, bool odd) {
     const SumKernels &use = kernels();
     const Cells down{x.data, x.single, lead, x.shape, x.stride};
     const Cells right{x.data, x.single, x.ndim - lead, x.shape + lead, x.stride + lead};
@@ -277,7 +286,7 @@ int64_t sum_columns(const Cells &x, int lead, double *out, int64_t terms) {
     int64_t most = 1;
     const auto put = [&](int64_t column, Exact &sum) {
         if (terms == 1) {
-            out[column] = sum.round();
+            out[column] = sum.round(false, odd);
             return;
         }
         const std::vector<double> all = expansion(sum);
@@ -361,7 +370,7 @@ int64_t sum_columns(const Cells &x, int lead, double *out, int64_t terms) {
             // Two parts, and so two terms (Knuth's TwoSum).
             const double a = part[0][c], b = part[1][c], sum = a + b, bb = sum - a;
             const double error = (a - (sum - bb)) + (b - bb);
-            out[c0 + c] = sum;
+            out[c0 + c] = odd && terms == 1 ? to_odd(sum, error) : sum;
             for (int64_t k = 1; k < terms; ++k) out[k * columns + c0 + c] = k == 1 ? error : 0;
             if (terms > 1) most = std::max<int64_t>(most, 1 + (error != 0));
         }

@@ -72,8 +72,9 @@ public:
 
     void add(double x);
     void add(std::int64_t n, int place);  // n * 2^(place - 1074), |n| < 2^58
-    // Clamped: what is beyond the largest double is that double, not infinity.
-    double round(bool clamped = false);
+    // Clamped: what is beyond the largest double is that double, not infinity. To odd: not to the nearest double, but, if
+    // it is none, to the one beside it whose last bit is 1. Rounded again, to fewer bits, that is as if rounded once.
+    double round(bool clamped = false, bool odd = false);
     bool finite() const { return !(word_[NANS] | word_[PLUS] | word_[MINUS]); }
 
 private:
@@ -99,7 +100,7 @@ void add_products(Exact &sum, const Cells &x, const Cells &y);
 // The sum of each column of x, whose first `lead` axes are its rows and the others its columns, both in C order, in
 // `terms` rows of as many doubles as there are columns. One term: the sum, rounded. More: numbers that add up to it
 // exactly, the first one the sum rounded (or the largest double), the others filled up with zeros. Returns how many terms
-// there would have to be.
-std::int64_t sum_columns(const Cells &x, int lead, double *out, std::int64_t terms);
+// there would have to be. `odd`: how a single term is rounded.
+std::int64_t sum_columns(const Cells &x, int lead, double *out, std::int64_t terms, bool odd);
 
 }  // namespace mpihpc

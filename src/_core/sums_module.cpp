@@ -94,15 +94,18 @@ state : int64 array of SUM_WORDS words
 
     m.def(
         "sum_round",
-        [](nb::handle state_) {
+        [](nb::handle state_, bool odd) {
             const State state(state_);
-            return Exact(state.words()).round();
+            return Exact(state.words()).round(false, odd);
         },
-        "state"_a, "The sum, rounded to the nearest float64, ties to even; infinite where it is beyond the largest one.");
+        "state"_a, "odd"_a = false,
+        R"(The sum, rounded to the nearest float64, ties to even; infinite where it is beyond the largest one.
+
+With `odd`, if it is no float64, the one beside it whose last bit is 1: it can be rounded again to the nearest float32.)");
 
     m.def(
         "sum_columns",
-        [](nb::handle x_, int lead, nb::handle out_) {
+        [](nb::handle x_, int lead, nb::handle out_, bool odd) {
             const Array x(x_, "x", "fd"), out(out_, "out", "d", true);
             if (lead < 0 || lead > x.ndim() || x.ndim() < 1)
                 value_error("x must have at least 1 axis, and lead be 0 to the number of its axes");
@@ -111,9 +114,9 @@ state : int64 array of SUM_WORDS words
             if (out.shape.size() != 2 || out.shape[1] != columns || out.shape[0] < 1)
                 value_error("out must have shape (terms, " + str(columns) + "), and at least 1 term");
             nb::gil_scoped_release nogil;
-            return sum_columns(x.cells(), lead, reinterpret_cast<double *>(out.data()), out.shape[0]);
+            return sum_columns(x.cells(), lead, reinterpret_cast<double *>(out.data()), out.shape[0], odd);
         },
-        "x"_a, "lead"_a, "out"_a,
+        "x"_a, "lead"_a, "out"_a, "odd"_a = false,
         R"(The sums over the first axes of an array.
 
 Parameters
@@ -124,6 +127,8 @@ lead : int
 out : (terms, columns) float64 array, contiguous
     A column for each cell of the other axes, in C order. With one term: the sum, rounded. With more: numbers that add up
     to the sum exactly, the first one the rounded sum (or the largest float64 instead of an infinite one), zeros at the end.
+odd : bool
+    Round one term as `sum_round` does then.
 
 Returns
 -------

@@ -6,6 +6,8 @@ decomposition is moved first, and `mpihpc.core.transfer.sent` counts it. Nothing
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 import numpy as np
@@ -38,6 +40,13 @@ _REDUCTIONS = [
     "dot",
     "vecdot",
 ]
+_INSTEAD = {
+    "norm": "mpihpc.norm",
+    "outer": "mpihpc.linalg.outer",
+    "copy": "the method .copy()",
+    "where": "where= of a ufunc, or mpihpc.map_blocks(numpy.where, ...)",
+    "clip": "numpy.minimum and numpy.maximum",
+}
 
 
 class Arithmetic(NDArrayOperatorsMixin):
@@ -122,13 +131,48 @@ class Arithmetic(NDArrayOperatorsMixin):
         given = [new if x is None else x for x, new in zip(outs, results, strict=True)]
         return tuple(given) if ufunc.nout > 1 else given[0]
 
-    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> NoReturn:
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Refuse, on all ranks alike, but for what is known without looking at cells."""
         name = {"amin": "min", "amax": "max"}.get(func.__name__, func.__name__)
-        here = f"use mpihpc.{name}" if name in _REDUCTIONS else "use ufuncs, functions of mpihpc, or .local"
-        raise TypeError(f"numpy.{name} would need the whole array on each rank: {here}")
+        if name in ("shape", "ndim"):
+            return getattr(self, name)
+        module = func.__module__ or "numpy"
+        with agree(self.topology.private):  # type: ignore[attr-defined]
+            raise TypeError(f"{module}.{name} is not offered for distributed arrays: use {_instead(module, name)}")
+
+    # NumPy's operator takes other ufuncs for some exponents, with other dtypes and bits.
+    def __pow__(self, other: Any) -> Any:
+        return self._power(operator.pow, other, ())
+
+    def __ipow__(self, other: Any) -> Any:
+        return self._power(operator.ipow, other, (self,))
+
+    def _power(self, function: Callable[..., Any], exponent: Any, out: tuple[Any, ...]) -> Any:
+        if getattr(exponent, "__array_ufunc__", self) is None:
+            return NotImplemented
+        ufunc: Any = np.power
+        if isinstance(exponent, int | float | complex):
+            ufunc = function(np.empty(0, self.dtype).view(_Which), exponent)  # type: ignore[attr-defined]
+        return ufunc(self, *(exponent,) * (ufunc.nin - 1), out=out or None)
 
     def __bool__(self) -> NoReturn:
         raise ValueError("an array is neither true nor false: use .any() or .all()")
+
+    def __len__(self) -> NoReturn:
+        raise TypeError("a distributed array has no len: use .shape[0], or len(u.local) for this rank's block")
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise TypeError("a distributed array has no cells by index: use .local for this rank's block, or .gather()")
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise TypeError("a distributed array has no cells by index: write into .local, this rank's block")
+
+
+class _Which(np.ndarray):
+    """Tells which ufunc NumPy's operator takes."""
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        return ufunc
 
 
 def is_distributed(x: Any) -> TypeGuard[DistArray]:
@@ -181,12 +225,25 @@ def _check_ufunc(ufunc: np.ufunc, method: str, outs: tuple[Any, ...], options: d
             raise TypeError(f"out is {type(x).__name__}: the result is distributed, give a DistArray")
 
 
+def _instead(module: str, name: str) -> str:
+    """What to use instead of a function of NumPy."""
+    if name in _REDUCTIONS and module == "numpy":
+        return f"mpihpc.{name}"
+    return _INSTEAD.get(name, "ufuncs, functions of mpihpc, or mpihpc.map_blocks where each cell is worked on alone")
+
+
 def _replicated(x: Any) -> Any:
     """A number as it is, since NumPy's promotion asks for its type; anything else as an array."""
     if isinstance(x, bool | int | float | complex):
         return x
     array = np.asarray(x)
-    number_dtype(array.dtype)
+    try:
+        number_dtype(array.dtype)
+    except TypeError:
+        kind = type(x).__name__
+        raise TypeError(
+            f"an operand is {kind} of dtype {array.dtype}: give numbers, arrays of numbers, or DistArrays"
+        ) from None
     return array if array.ndim else array[()]
 
 

@@ -136,7 +136,12 @@ class DistArray(Arithmetic, Reductions):
     def __matmul__(self, other: Any) -> Any:
         from mpihpc.linalg import matmul  # it is above arrays
 
-        return matmul(self, other) if isinstance(other, DistArray) else NotImplemented
+        return NotImplemented if getattr(other, "__array_ufunc__", self) is None else matmul(self, other)
+
+    def __imatmul__(self, other: Any) -> Any:
+        from mpihpc.linalg import matmul
+
+        return matmul(self, other, out=self)
 
     def gather(self, root: int | None = 0) -> NDArray[Any] | None:
         """The whole array as a NumPy array. Collective.
@@ -252,7 +257,8 @@ class DistArray(Arithmetic, Reductions):
         TypeError
             The array is complex and `dtype` is not.
         """
-        require_cast(self.dtype, number_dtype(dtype))
+        with agree(self.topology.private):
+            require_cast(self.dtype, number_dtype(dtype))
         new = DistArray(self.decomposition, dtype, comm=self.comm, halo=self.halo, device=self.device)
         new.local[...] = self.local.astype(new.dtype, copy=False)
         return new

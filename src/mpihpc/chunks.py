@@ -56,7 +56,10 @@ def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
         What `func` raises of these kinds on any rank, on all ranks; a result of another shape than the block's.
     """
     if not arrays or not is_distributed(arrays[0]):
-        raise TypeError("map_blocks needs a function and at least one DistArray, first")
+        # Whose ranks they are is known from another array, if from any.
+        comm = next((x.comm for x in arrays if is_distributed(x)), None)
+        with agree(Topology.of(comm).private):
+            raise TypeError("map_blocks needs a function and at least one DistArray, first")
     first = plain(arrays[0])
     private = first.topology.private
     with agree(private):
@@ -137,8 +140,8 @@ def map_reduce(
     else:
         raise TypeError(f"map_reduce takes a DistArray or the name of a file, not {type(source).__name__}")
     with agree(topology.private):
-        if rows is not None and rows < 1:
-            raise ValueError(f"chunks of {rows} rows are none: use 1 or more")
+        if rows is not None and not (isinstance(rows, int | np.integer) and rows >= 1):
+            raise ValueError(f"chunks of {rows} rows cannot be: use a whole number, 1 or more")
     values: list[T] = []
 
     def take(pieces: Iterable[NDArray[Any]]) -> None:
@@ -154,7 +157,7 @@ def map_reduce(
             with agree(topology.private):
                 entry = reader.entry(dataset)
                 if reader.format == "npz":
-                    raise ValueError(f"{file} is compressed, so it cannot be read in pieces: read() it, or save a .npy")
+                    raise ValueError(f"{file} is a zip, which is not read in pieces: read() it, or save a .npy")
                 row_bytes = max(1, entry.dtype.itemsize * int(np.prod(entry.shape[1:])))
                 layout = _chunks(entry.shape, topology.size, rows or max(1, _CHUNK_BYTES // row_bytes))
                 dtype = number_dtype(entry.dtype)
@@ -217,7 +220,7 @@ def from_chunks(
     with agree(private):
         if len(holders) not in (1, size):
             raise ValueError(f"{len(holders)} of {size} ranks have chunks: 1 of them must have, or all")
-    source: Iterator[ArrayLike] = iter(() if chunks is None else chunks)
+        source: Iterator[ArrayLike] = iter(() if chunks is None else chunks)
     kept: list[NDArray[Any]] = []
     first: NDArray[Any] | None = None
 

@@ -59,7 +59,7 @@ def empty(
 def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = None, **where: Any) -> DistArray:
     """A new array filled with one number; `dtype` defaults to the number's. Other parameters: see `empty`."""
     with agree(Topology.of(where.get("comm")).private):
-        value = np.asarray(fill_value, dtype)
+        value = np.asarray(fill_value, None if dtype is None else number_dtype(dtype))
         if value.ndim:
             raise ValueError(f"fill_value has shape {value.shape}: give one number")
     new = empty(shape, value.dtype, **where)

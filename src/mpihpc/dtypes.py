@@ -1,4 +1,4 @@
-"""The dtypes that arrays may have."""
+"""The dtypes that arrays may have: NumPy's numbers, and bfloat16 of the package ml_dtypes, if it is there."""
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -6,12 +6,27 @@ from numpy.typing import DTypeLike
 
 def number_dtype(dtype: DTypeLike) -> np.dtype:
     """The dtype in native byte order, if it is one of numbers or bools."""
-    found = np.dtype(dtype)
-    if found.kind not in "biufc":
+    found = _bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
+    if kind_of(found) not in "biufc":
         raise TypeError(f"dtype {found} is not one of numbers: use integers, floats or complex numbers")
     if found.char in "gG":  # its cells have bytes without a meaning: no checksum, no files others can read
         raise TypeError(f"dtype {found} is wider than {'complex128' if found.kind == 'c' else 'float64'}: use that")
     return found.newbyteorder("=")
+
+
+def is_bfloat16(dtype: np.dtype) -> bool:
+    """Whether it is ml_dtypes' bfloat16."""
+    return dtype.isbuiltin == 2 and (dtype.type.__module__, dtype.name) == ("ml_dtypes", "bfloat16")
+
+
+def kind_of(dtype: np.dtype) -> str:
+    """`numpy.dtype.kind`, and "f" for bfloat16, which NumPy takes for bytes, as all others that are not its own."""
+    return "f" if is_bfloat16(dtype) else "V" if dtype.isbuiltin == 2 else dtype.kind
+
+
+def machine_epsilon(dtype: np.dtype) -> float:
+    """The distance from 1 to the next number."""
+    return 2.0**-7 if is_bfloat16(dtype) else float(np.finfo(dtype).eps)
 
 
 def require_cast(source: np.dtype, target: np.dtype) -> None:
@@ -24,3 +39,23 @@ def require_cast(source: np.dtype, target: np.dtype) -> None:
     """
     if source.kind == "c" and target.kind != "c":
         raise TypeError(f"complex input ({source}) does not fit dtype {target}: use complex64 or complex128")
+
+
+def require_storable(dtype: np.dtype) -> None:
+    """Refuse what HDF5 files have no type for.
+
+    Raises
+    ------
+    TypeError
+        It is bfloat16.
+    """
+    if is_bfloat16(dtype):
+        raise TypeError("HDF5 has no type for bfloat16: write u.astype('float32'), which holds the same numbers")
+
+
+def _bfloat16() -> np.dtype:
+    try:
+        import ml_dtypes  # many do without
+    except ImportError:
+        raise TypeError("dtype bfloat16 needs the package ml_dtypes: pip install 'mpihpc[bfloat16]'") from None
+    return np.dtype(ml_dtypes.bfloat16)

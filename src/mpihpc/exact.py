@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mpihpc import _core
 from mpihpc.core.decomposition import Box
+from mpihpc.dtypes import is_bfloat16
 
 Index = tuple[slice, ...]
 Terms = Callable[[Index], list[list[Any]]]
@@ -50,7 +51,7 @@ def total(terms: Terms, shape: Sequence[int], views: bool) -> NDArray[np.int64]:
 
 
 def lines(
-    terms: Terms, shape: Sequence[int], axes: Sequence[int], views: bool, complete: bool
+    terms: Terms, shape: Sequence[int], axes: Sequence[int], views: bool, complete: bool, odd: bool = False
 ) -> list[NDArray[np.float64]]:
     """The sums along axes, for each component: (numbers, ...), with length 1 on the axes.
 
@@ -62,11 +63,13 @@ def lines(
         The reduced axes.
     complete : bool
         Whether nothing else will be added: then there is one number, the rounded sum; else numbers that add up to it.
+    odd : bool
+        How it is rounded: see `narrowed`.
     """
     here = tuple(1 if d in axes else n for d, n in enumerate(shape))
     if views:
         everything = terms(_everything(shape))
-        return [_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), complete, here) for (x,) in everything]
+        return [_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), complete, odd, here) for (x,) in everything]
     sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]
     tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
     for at in _pieces(here, _PIECE // _ROWS):
@@ -85,7 +88,7 @@ def lines(
             if part is None:
                 continue
             if complete:
-                part = _columns(part, 1, True)
+                part = _columns(part, 1, True, odd)
             elif len(part) > len(sums[c]):
                 sums[c] = np.concatenate([sums[c], np.zeros((len(part) - len(sums[c]), *here))])
             there = sums[c][: len(part), *at]
@@ -93,16 +96,33 @@ def lines(
     return sums
 
 
-def rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def rounded(sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
     """The sums over the first axis, rounded once."""
-    return _columns(sums, 1, True, sums.shape[1:])[0]
+    return _columns(sums, 1, True, odd, sums.shape[1:])[0]
 
 
-def _columns(x: NDArray[Any], lead: int, complete: bool, shape: Sequence[int] = (-1,)) -> NDArray[np.float64]:
+def narrowed(x: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
+    """Numbers in a dtype, each the nearest one; of sums that were rounded to odd, the nearest to the sum itself.
+
+    A number rounded to the nearest float64, and then to the nearest float32, may not be the nearest float32. So sums
+    that are to be rounded again become the float64 whose last bit is 1, of the two beside them, unless they are one.
+    That bit tells on which side of a tie the sum was (S. Boldo, G. Melquiond, "Emulation of a FMA and correctly
+    rounded sums: proved algorithms using rounding to odd", IEEE Trans. Comput. 57, 2008).
+    """
+    if is_bfloat16(dtype) and x.dtype == np.float64:  # ml_dtypes rounds to float32 on the way
+        near = x.astype(np.float32)
+        there = np.where(x > near, np.float32(np.inf), np.float32(-np.inf))
+        x = np.where((near != x) & (near.view(np.uint32) % 2 == 0) & (x == x), np.nextafter(near, there), near)
+    return x.astype(dtype, copy=False)
+
+
+def _columns(
+    x: NDArray[Any], lead: int, complete: bool, odd: bool = False, shape: Sequence[int] = (-1,)
+) -> NDArray[np.float64]:
     """The sums over the first axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
     columns = math.prod(x.shape[lead:])
     out = np.empty((1 if complete else 2, columns))
-    while (needed := _core.sum_columns(x, lead, out)) > len(out):
+    while (needed := _core.sum_columns(x, lead, out, odd)) > len(out):
         out = np.empty((needed, columns))
     return out.reshape(len(out), *shape) if columns else np.empty((len(out), *(shape if shape != (-1,) else (0,))))
 

@@ -3,10 +3,10 @@
 `sum`, `mean`, `var`, `std`, `dot`, `vecdot` and `norm` of floating-point numbers have the same bits however the array
 is cut: they add without rounding (`src/_core/sums.hpp`) and round the total once. So with ``u = 2**-53``:
 
-- `sum` is the float64 nearest to the exact sum of the cells, ``|error| <= u |sum|``, then rounded to its dtype;
+- `sum` is the number of its dtype nearest to the exact sum of the cells: of float64, ``|error| <= u |sum|``;
 - `mean` is that divided by the number of cells, ``|error| <= 2 u |mean|``;
 - `dot` and `vecdot` add products that were each rounded to float64 (of float32: none is):
-  ``|error| <= u |dot| + u sum |a_i b_i|``;
+  ``|error| <= u |dot| + u sum |a_i b_i|``, and round the sum once to their dtype;
 - `norm` is the square root of such a sum, ``|error| <= 2 u |norm|``;
 - `var` adds the squares of ``x_i - mean``, each rounded; `std` is its square root.
 
@@ -23,8 +23,8 @@ from __future__ import annotations
 import builtins
 import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.failure import agree
 from mpihpc.core.projection import Gathered
 from mpihpc.core.transfer import Transfer
-from mpihpc.dtypes import number_dtype, require_cast
+from mpihpc.dtypes import kind_of, number_dtype, require_cast
 
 if TYPE_CHECKING:
     from mpihpc.array import DistArray
@@ -106,7 +106,7 @@ def sum(
     Errors and source: see `mpihpc.reductions`. Integers wrap around, as in NumPy.
     """
     along = _Along(a, axis, keepdims, lambda: _result_dtype(np.sum, a, dtype))
-    return along.finish(_total(along, along.dtype, reproducible))
+    return along.finish(_total(along, along.dtype, reproducible, along.narrow))
 
 
 @_reduction
@@ -182,7 +182,7 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
         As `sum`; real.
     """
     along = _Along(a, axis, keepdims, lambda: np.linalg.norm(np.zeros(1, a.dtype)).dtype)
-    kind = np.promote_types(a.dtype if a.dtype.kind in "fc" else "f8", "f4")
+    kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
 
     if reproducible:
         views = a.dtype == kind and kind.kind == "f" and not along.kept
@@ -260,7 +260,7 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     ValueError
         There is no cell to choose from.
     """
-    along = _Along(a, axis, keepdims, lambda: _nonempty(a, "min"))
+    along = _Along(a, axis, keepdims, lambda: a.dtype, some="min")
     start = _limit(a.dtype, largest=True)
     return along.finish(along.reduce(lambda x, **over: np.min(x, initial=start, **over), np.minimum))
 
@@ -268,7 +268,7 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
 @_reduction
 def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The largest cell, or NaN where there is one. Collective. Parameters and result: see `sum`; errors: see `min`."""
-    along = _Along(a, axis, keepdims, lambda: _nonempty(a, "max"))
+    along = _Along(a, axis, keepdims, lambda: a.dtype, some="max")
     start = _limit(a.dtype, largest=False)
     return along.finish(along.reduce(lambda x, **over: np.max(x, initial=start, **over), np.maximum))
 
@@ -334,16 +334,30 @@ class _Along:
 
     Making it, `reduce`, `exact` and `finish` are collective. Each rank makes a partial result of its block, of length 1
     on the reduced axes; these go to the owners of the result, or to everybody if all axes are reduced.
+
+    `dtype` may refuse: it is called where all ranks learn of it. `some` names a function that needs cells to choose
+    from. `several`: whether `axis` may be a sequence.
     """
 
-    def __init__(self, a: DistArray, axis: Axis, keepdims: bool, dtype: Callable[[], np.dtype]) -> None:
+    def __init__(
+        self,
+        a: DistArray,
+        axis: Axis,
+        keepdims: bool,
+        dtype: Callable[[], np.dtype],
+        some: str = "",
+        several: bool = True,
+    ) -> None:
         self.array, self.keepdims = a, keepdims
         cut = a.decomposition
         with agree(a.topology.private):
-            self.axes = tuple(range(a.ndim)) if axis is None else tuple(sorted(normalize_axis_tuple(axis, a.ndim)))
+            self.axes = _axes(axis, a.ndim, several)
             self.dtype = number_dtype(dtype())
+            self.count = math.prod(a.shape[d] for d in self.axes)
+            if some and not self.count:
+                raise ValueError(f"{some} of an array of shape {a.shape} has no cells to choose from")
+        self.narrow = self.dtype.char not in "dD"
         self.kept = [d for d in range(a.ndim) if d not in self.axes]
-        self.count = math.prod(a.shape[d] for d in self.axes)
         self.counts = tuple(cut.dims[d] for d in self.axes)
         shape = [n if d in self.kept else 1 for d, n in enumerate(a.shape)]
         dims = list(cut.dims)
@@ -360,25 +374,27 @@ class _Along:
         total = self.gather(np.asarray(partial(self.array.local, axis=self.axes, keepdims=True)))
         return combine.reduce(total, axis=self.axes, keepdims=True, dtype=total.dtype)
 
-    def exact(self, terms: exact.Terms, views: bool = False) -> NDArray[Any]:
-        """This rank's part of the sum of terms (see `mpihpc.exact`), added without rounding: float64 or complex128."""
+    def exact(self, terms: exact.Terms, views: bool = False, odd: bool = False) -> NDArray[Any]:
+        """This rank's part of the sum of terms (see `mpihpc.exact`), added without rounding: float64 or complex128.
+
+        It is rounded to the nearest number, or (`odd`) so that it can be rounded once more: see `exact.narrowed`.
+        """
         shape = self.array.box.shape
         if self.kept:
-            parts = [self.round_lines(x) for x in exact.lines(terms, shape, self.axes, views, not self.moves)]
+            sums = exact.lines(terms, shape, self.axes, views, not self.moves, odd)
+            parts = [self.round_lines(x, odd) if self.moves else x[0] for x in sums]
         else:
             states = exact.total(terms, shape, views)
             self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
-            parts = [np.full((1,) * self.array.ndim, _core.sum_round(state)) for state in states]
+            parts = [np.full((1,) * self.array.ndim, _core.sum_round(state, odd)) for state in states]
         if len(parts) == 1:
             return parts[0]
         both = np.empty(parts[0].shape, complex)
         both.real, both.imag = parts
         return both
 
-    def round_lines(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    def round_lines(self, sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
         """This rank's part of the result, from the numbers that add up to the sums of its block. Collective."""
-        if not self.moves:
-            return sums[0]
         most: int = self.array.topology.private.allreduce(len(sums), op=MPI.MAX)
         packed = np.zeros((*sums.shape[1:], most))
         packed[..., : len(sums)] = np.moveaxis(sums, 0, -1)
@@ -387,7 +403,7 @@ class _Along:
         # The numbers of all ranks along the reduced axes, one after the other.
         front = np.moveaxis(numbers, (-1, *self.axes), range(1 + len(self.axes)))
         here = (1 if d in self.axes else n for d, n in enumerate(found.shape))
-        return exact.rounded(front.reshape(most * math.prod(self.counts), *here))
+        return exact.rounded(front.reshape(most * math.prod(self.counts), *here), odd)
 
     def gather(self, partial: NDArray[Any]) -> NDArray[Any]:
         """All partial results along the reduced axes, for this rank's part of the result. Collective."""
@@ -415,7 +431,7 @@ class _Along:
     def finish(self, total: Any) -> Any:
         """The result, of `dtype`, out of this rank's part of it, which has all axes."""
         with np.errstate(over="ignore"):
-            total = np.asarray(total).astype(self.dtype, copy=False)
+            total = exact.narrowed(np.asarray(total), self.dtype)
         if not self.kept and not self.keepdims:
             return total.reshape(())[()]
         cut = self.cut
@@ -429,19 +445,25 @@ class _Along:
         return new
 
 
-def _total(along: _Along, kind: np.dtype, reproducible: bool) -> NDArray[Any]:
+def _total(along: _Along, kind: np.dtype, reproducible: bool, odd: bool = False) -> NDArray[Any]:
     """This rank's part of the sum of all cells, each converted to `kind` first."""
     a = along.array
-    if not (reproducible and kind.kind in "fc"):
+    if not (reproducible and kind_of(kind) in "fc"):
         return along.reduce(lambda x, **over: np.sum(x, dtype=kind, **over), np.add)
     if a.dtype.char in "fdFD" and np.can_cast(a.dtype, kind) and (a.dtype.kind == kind.kind):
         # The parts of complex numbers lie side by side: in pieces, memory is read only once.
-        return along.exact(lambda at: [[x] for x in _parts(a.local[at])], bool(along.kept) or kind.kind == "f")
-    return along.exact(lambda at: [[x] for x in _parts(a.local[at].astype(kind).astype(np.promote_types(kind, "f4")))])
+        return along.exact(lambda at: [[x] for x in _parts(a.local[at])], bool(along.kept) or kind.kind == "f", odd)
+    wide = np.promote_types(kind, "f4")
+    return along.exact(lambda at: [[x] for x in _parts(a.local[at].astype(kind).astype(wide))], odd=odd)
 
 
 def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, reproducible: bool, root: bool) -> Any:
-    along = _Along(a, axis, keepdims, lambda: _result_dtype(np.var, a, dtype))
+    def check() -> np.dtype:
+        if not isinstance(ddof, Real):
+            raise TypeError(f"ddof {ddof!r} is not a number")
+        return _result_dtype(np.var, a, dtype)
+
+    along = _Along(a, axis, keepdims, check)
     wide = np.promote_types(a.dtype, "f8")
     centre = _total(along, wide, reproducible) / along.count
     if along.moves:  # back to where the cells are
@@ -470,12 +492,12 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: they must be equal")
         number_dtype(b.dtype)
-    along = _Along(a, axis, False, lambda: np.result_type(a.dtype, b.dtype))
+    along = _Along(a, axis, False, lambda: np.result_type(a.dtype, b.dtype), several=False)
     kind = along.dtype
     y = local_part(b, a)
     if kind.kind == "b":
         return along.finish(along.reduce(lambda x, **over: np.any(x & y, **over), np.logical_or))
-    if not (reproducible and kind.kind in "fc"):
+    if not (reproducible and kind_of(kind) in "fc"):
         return along.finish(
             along.reduce(
                 lambda x, **over: np.sum((x.conj() if conjugate else x).astype(kind) * y, dtype=kind, **over), np.add
@@ -491,12 +513,12 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
         return [[(p[0], q[0]), (-sign * p[1], q[1])], [(p[0], q[1]), (sign * p[1], q[0])]]
 
     views = a.dtype == y.dtype == work and kind.kind == "f" and not along.kept
-    return along.finish(along.exact(products, views))
+    return along.finish(along.exact(products, views, along.narrow))
 
 
 def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     """`argmin` or `argmax`, by its name."""
-    along = _Along(a, axis if axis is None else operator.index(axis), keepdims, lambda: _nonempty(a, name, np.int64))
+    along = _Along(a, axis, keepdims, lambda: np.dtype(np.int64), some=name, several=False)
     smallest = name == "argmin"
     pick, best = (np.min, np.minimum) if smallest else (np.max, np.maximum)
     here = np.empty(
@@ -505,7 +527,7 @@ def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     here["value"] = pick(a.local, axis=along.axes, keepdims=True, initial=_limit(a.dtype, smallest))
     here["index"] = np.iinfo(np.int64).max
     if a.local.size:
-        found = getattr(np, name)(a.local, axis=axis, keepdims=True)
+        found = getattr(np, name)(a.local, axis=None if axis is None else along.axes[0], keepdims=True)
         if axis is None:
             place = np.unravel_index(int(found.reshape(())), a.box.shape)
             found = np.ravel_multi_index([p + s for p, s in zip(place, a.box.start, strict=True)], a.shape)
@@ -521,17 +543,21 @@ def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     )
 
 
+def _axes(axis: Axis, ndim: int, several: bool) -> tuple[int, ...]:
+    """The axes to reduce, none of them negative, in order."""
+    if axis is None:
+        return tuple(range(ndim))
+    whole = isinstance(axis, int | np.integer)
+    if not whole and (not several or not isinstance(axis, Sequence)):
+        raise TypeError(f"axis {axis!r} is not a whole number" + (", nor a tuple of them" if several else ": give one"))
+    return tuple(sorted(normalize_axis_tuple(axis, ndim)))
+
+
 def _result_dtype(function: Callable[..., Any], a: DistArray, dtype: DTypeLike | None) -> np.dtype:
     """What NumPy's function gives for this dtype."""
     if dtype is not None:
         require_cast(a.dtype, number_dtype(dtype))
     return function(np.ones(1, a.dtype), dtype=dtype).dtype
-
-
-def _nonempty(a: DistArray, name: str, dtype: DTypeLike | None = None) -> np.dtype:
-    if not a.size:
-        raise ValueError(f"{name} of an array of shape {a.shape} has no cells to choose from")
-    return np.dtype(dtype or a.dtype)
 
 
 def _limit(dtype: np.dtype, largest: bool) -> Any:

@@ -457,10 +457,14 @@ def halo_width(halo: int | Sequence[int] | Width, ndim: int) -> Width:
     >>> halo_width([1, (0, 3)], 2)
     ((1, 1), (0, 3))
     """
-    per_axis: list[Any] = [halo] * ndim if isinstance(halo, Integral) else list(halo)  # type: ignore[arg-type]
-    if len(per_axis) != ndim:
-        raise ValueError(f"halo {halo} has {axes_text(len(per_axis))}, the array has {ndim}")
-    width = tuple((int(w), int(w)) if isinstance(w, Integral) else (int(w[0]), int(w[1])) for w in per_axis)
+    try:
+        per_axis: list[Any] = [halo] * ndim if isinstance(halo, Integral) else list(halo)  # type: ignore[arg-type]
+        pairs = [(w, w) if isinstance(w, Integral) else tuple(w) for w in per_axis]
+        width = tuple((index(before), index(after)) for before, after in pairs)
+    except (TypeError, ValueError):
+        raise TypeError(f"halo {halo!r} is not a depth, one per axis, or one (before, after) pair per axis") from None
+    if len(width) != ndim:
+        raise ValueError(f"halo {halo} has {axes_text(len(width))}, the array has {ndim}")
     if any(w < 0 for pair in width for w in pair):
         raise ValueError(f"halo {halo} has a negative depth: use 0 or more")
     return width

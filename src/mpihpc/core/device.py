@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -184,8 +185,8 @@ def find_device(name: str | Device, node_rank: int) -> Device:
 def thread_count(cores: int, threads: int | None = None) -> int:
     """Threads of a rank: as asked for, else OMP_NUM_THREADS, else the cores it may call its own."""
     if threads is not None:
-        if not 1 <= threads <= MAX_THREADS:
-            raise ValueError(f"threads {threads} is not a number from 1 to {MAX_THREADS}")
+        if not isinstance(threads, Integral) or not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads {threads} is not a whole number from 1 to {MAX_THREADS}")
         return threads
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(wanted) if wanted.isdigit() and 1 <= int(wanted) <= MAX_THREADS else min(cores, MAX_THREADS)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpihpc.core.failure import nearest
+from mpihpc.dtypes import require_storable
 from mpihpc.io.hdf5 import h5py
 
 _CHUNK_BYTES = 1 << 20
@@ -67,6 +68,7 @@ def create_dataset(
     grows : bool
         Whether the first axis can be extended; needs chunks.
     """
+    require_storable(dtype)
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     if chunks is not None:

@@ -7,6 +7,7 @@ product on so many ranks must move.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from operator import index
 from typing import Any
@@ -15,12 +16,13 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc.array import DistArray, number_dtype
+from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, grid_text
 from mpihpc.core.device import blas_threads, thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import received
+from mpihpc.dtypes import machine_epsilon, number_dtype
 from mpihpc.linalg.plan import Layouts, ProductPlan
 from mpihpc.linalg.product import Counts, Matrix, move, multiply
 
@@ -144,8 +146,8 @@ def matmul(
     -------
     DistArray or scalar
         `out`, or a new array of shape (m, n), cut as `layouts` says; one axis less for each vector, and a scalar, on
-        all ranks, for two. The dtype is `numpy.result_type` of both; float16 is added up in float32. `error_bound`
-        tells how far elements may be from the exact ones.
+        all ranks, for two. The dtype is `numpy.result_type` of both; float16 and bfloat16 are multiplied and added up
+        in float32, and rounded at the end. `error_bound` tells how far elements may be from the exact ones.
 
     Raises
     ------
@@ -243,9 +245,12 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def _check_operands(name: str, *operands: object) -> None:
-    for x in operands:
-        if not isinstance(x, DistArray):
-            raise TypeError(f"{name} works on DistArrays, not on {type(x).__name__}: use mpihpc.asarray first")
+    """Collective, if one of them is distributed."""
+    refused = [type(x).__name__ for x in operands if not isinstance(x, DistArray)]
+    if refused:
+        topology = next((x.topology for x in operands if isinstance(x, DistArray)), None)
+        with agree(topology.private) if topology else nullcontext():
+            raise TypeError(f"{name} works on DistArrays, not on {refused[0]}: use mpihpc.asarray first")
 
 
 def _check_out(out: DistArray | None, topology: Topology, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -267,11 +272,11 @@ def error_bound(k: int, dtype: DTypeLike) -> float:
     ``(k + 8) * eps``, with eps of what is added in, and eps of the dtype for the rounding at the end; twice as much
     for complex numbers. Integers are exact.
     """
-    dtype = np.dtype(dtype)
+    dtype = number_dtype(dtype)
     if dtype.kind in "biu":
         return 0.0
-    rounding = float(np.finfo(dtype).eps) if working_dtype(dtype) != dtype else 0.0
-    return (2 if dtype.kind == "c" else 1) * (k + 8) * float(np.finfo(working_dtype(dtype)).eps) + rounding
+    rounding = machine_epsilon(dtype) if working_dtype(dtype) != dtype else 0.0
+    return (2 if dtype.kind == "c" else 1) * (k + 8) * machine_epsilon(working_dtype(dtype)) + rounding
 
 
 def plan_product(
@@ -339,7 +344,7 @@ def _product(
         plan = plan_product(
             m, n, k, dtype, topology.size, grid=grid, memory=memory, reproducible=reproducible, blocks=blocks
         )
-        limit = 1 if reproducible else thread_count(topology.cores, threads)
+        limit = thread_count(topology.cores, threads)
     counts = Counts() if counts is None else counts
     before = received.cells
     strips = [
@@ -347,7 +352,7 @@ def _product(
         for side, (x, seen) in enumerate(zip(operands, axes, strict=True))
     ]
     counts.words_relayout += received.cells - before
-    with blas_threads(limit, force=reproducible):
+    with blas_threads(1 if reproducible else limit, force=reproducible):
         return _carry_out(plan, topology, strips, dtype, missing, out, out is a or out is b, counts)
 
 

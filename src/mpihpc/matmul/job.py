@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 import mpihpc
 from mpihpc import io
-from mpihpc.array import DistArray, number_dtype, require_cast
+from mpihpc.array import DistArray
 from mpihpc.config import stored
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.device import Device, blas_threads, check_device, thread_count
 from mpihpc.core.failure import VerificationError, agree, nearest
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
+from mpihpc.dtypes import number_dtype, require_cast, require_storable
 from mpihpc.linalg import Counts, Layouts, error_bound, layouts, matmul, plan_product
 from mpihpc.linalg.plan import ProductPlan
 from mpihpc.matmul.options import DTYPES, Config
@@ -214,9 +215,11 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             (m, k), (depth, n) = (entry.shape for entry in entries)
             if k != depth:
                 raise ValueError(f"{m}x{k} and {depth}x{n} do not multiply: {k} columns meet {depth} rows")
-            dtype = np.dtype(config.dtype or np.result_type(*(entry.dtype for entry in entries)))
+            dtype = number_dtype(config.dtype or np.result_type(*(entry.dtype for entry in entries)))
             for entry in entries:
                 require_cast(entry.dtype, dtype)
+        if config.output:
+            require_storable(dtype)
         options: dict[str, Any] = {"grid": config.grid, "memory": config.memory, "reproducible": config.reproducible}
         plan = plan_product(m, n, k, dtype, comm.size, blocks=config.blocks, **options)
     cut = layouts(m, n, k, dtype=dtype, comm=comm, blocks=config.blocks, **options)

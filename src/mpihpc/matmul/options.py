@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mpihpc
 from mpihpc.config import option, parse_config
 
-DTYPES = ("float16", "float32", "float64", "complex64", "complex128")
+DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 EXAMPLES = """
 examples:
