@@ -200,6 +200,15 @@ class FakeDevice:
             copied.to_device += here.nbytes
             here.there[...] = mail
 
+    def apply(self, ufunc: np.ufunc, inputs: Any, outs: Any, where: Any, options: Any) -> None:
+        """As in `mpihpc.core.gpu`: CuPy's ufuncs know no `where`, and one `out` only."""
+        if where is True and len(outs) == 1:
+            ufunc(*inputs, out=outs[0], **options)
+            return
+        found = ufunc(*inputs, **options)
+        for out, result in zip(outs, found if ufunc.nout > 1 else (found,), strict=True):
+            np.copyto(out, result, casting="unsafe", where=where)
+
     def wait(self) -> None:
         self.waits += 1
         for here, mail in self._posted:

@@ -138,3 +138,56 @@ def test_unknown_devices():
         with pytest.raises(ValueError, match="unknown device"):
             check_device(name)
     assert mpihpc.zeros(3, device="auto").device.name in ("cpu", "gpu")
+
+
+def test_arithmetic(device):
+    u, v = numbers((9, 14)), numbers((9, 14), "f4", seed=1)
+    row, chosen = numbers(14, seed=2), numbers((9, 14), seed=3) > 0
+
+    def results(where):
+        a, b = mpihpc.asarray(u, device=where), mpihpc.asarray(v, dims=(1, COMM.size), device=where)
+        picked = mpihpc.asarray(chosen, device=where)
+        yield a + b
+        yield 2 * a - b / 3
+        yield a * row
+        yield np.sqrt(np.abs(a)) < b
+        yield np.add(a, b, out=mpihpc.zeros((9, 14), device=where), where=picked)
+        yield np.add(a, b, out=mpihpc.zeros((9, 14), dims=(1, COMM.size), device=where), where=chosen)
+        yield from np.modf(a)
+        yield a**2
+        a += mpihpc.asarray(row, device=where)
+        yield a
+        yield mpihpc.map_blocks(lambda x, y: x * 2 + y, a, b)
+
+    for found, wanted in zip(results(device), results("cpu"), strict=True):
+        assert found.device is device
+        same(found, wanted)
+    values = [
+        mpihpc.map_reduce(lambda x: x[0] * 0 + 1, mpihpc.asarray(u, device=d), np.add, rows=2) for d in (device, "cpu")
+    ]
+    assert values[0].tobytes() == values[1].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "c16", "i8"])
+def test_products(device, dtype):
+    a, b = numbers((17, 30), dtype), numbers((30, 12), dtype, seed=1)
+
+    def results(where):
+        x, y = mpihpc.asarray(a, device=where), mpihpc.asarray(b, dims=(1, COMM.size), device=where)
+        vector = mpihpc.asarray(a[0], device=where)
+        yield x @ y
+        yield mpihpc.linalg.matmul(x, y, out=mpihpc.zeros((17, 12), dtype, dims=(1, COMM.size), device=where))
+        yield mpihpc.linalg.matmul(x, y, reproducible=True)
+        yield x @ vector
+        yield mpihpc.linalg.outer(vector, vector)
+        yield mpihpc.linalg.gram(x)
+        yield mpihpc.full(1, vector @ vector, device=where)
+
+    for found, wanted in zip(results(device), results("cpu"), strict=True):
+        assert found.device is device
+        same(found, wanted)
+    x = mpihpc.asarray(a, device=device)
+    with pytest.raises(ValueError, match=r"b lies on cpu, a on fake .*: use \.to_device"):
+        _ = x @ mpihpc.asarray(b)
+    with pytest.raises(ValueError, match=r"operands lie on .*: use \.to_device to bring them together"):
+        _ = x + mpihpc.asarray(a)

@@ -85,7 +85,7 @@ class Arithmetic(NDArrayOperatorsMixin):
         """
         outs: tuple[Any, ...] = out or (None,) * ufunc.nout
         distributed = [x for x in (*outs, *inputs, where) if is_distributed(x)]
-        topology = distributed[0].topology
+        topology, device = distributed[0].topology, distributed[0].device
         with agree(topology.private):
             _check_ufunc(ufunc, method, outs, options)
             operands = [x if is_distributed(x) else _replicated(x) for x in (*inputs, where)]
@@ -94,6 +94,10 @@ class Arithmetic(NDArrayOperatorsMixin):
                     raise ValueError(
                         f"operands lie on different communicators, of {topology.size} and {x.topology.size} ranks: "
                         "make them with the same comm"
+                    )
+                if x.device is not device:
+                    raise ValueError(
+                        f"operands lie on {device.label} and on {x.device.label}: use .to_device to bring them together"
                     )
             shape = np.broadcast_shapes(*(x.shape for x in operands if hasattr(x, "shape")))
             for x in outs:
@@ -115,7 +119,7 @@ class Arithmetic(NDArrayOperatorsMixin):
         frame = plain(frame)
         *local, chosen = [local_part(x, frame) for x in operands]
         results = [
-            frame.__class__(frame.decomposition, dtype, comm=frame.comm, halo=frame.halo)
+            frame.__class__(frame.decomposition, dtype, comm=frame.comm, halo=frame.halo, device=device)
             if x is None or x.decomposition != frame.decomposition
             else x
             for x, dtype in zip(outs, dtypes, strict=True)
@@ -125,7 +129,7 @@ class Arithmetic(NDArrayOperatorsMixin):
             for x, new in moved:  # what is not computed stays
                 np.copyto(new.local, local_part(x, frame), casting="unsafe")
         with agree(topology.private):  # values may be refused too, such as negative powers of integers
-            ufunc(*local, out=tuple(x.local for x in results), where=chosen, **options)
+            device.apply(ufunc, local, [x.local for x in results], chosen, options)
         for x, new in moved:
             np.copyto(x.local, local_part(new, x), casting="unsafe")
         given = [new if x is None else x for x, new in zip(outs, results, strict=True)]
@@ -192,7 +196,7 @@ def local_part(x: Any, frame: DistArray) -> Any:
     `frame` or one that can be broadcast to it, is moved where it is not cut alike.
     """
     if not is_distributed(x):
-        return np.broadcast_to(x, frame.shape)[frame.box.slices()] if np.ndim(x) else x
+        return frame.device.asarray(np.broadcast_to(x, frame.shape)[frame.box.slices()]) if np.ndim(x) else x
     if x.decomposition == frame.decomposition:
         return x.local
     if x.shape == frame.shape:
@@ -203,8 +207,8 @@ def local_part(x: Any, frame: DistArray) -> Any:
     need = Spread(frame.decomposition, tuple(d for d, n in enumerate(shape) if n == 1))
     box = need.box(frame.topology.rank)
     move = Transfer(Decomposition(shape, (1,) * more + x.decomposition.dims), need)
-    exchange = move.bind(frame.topology, x.dtype, (0,) * more + x.box.start, box.start)
-    target = np.empty(box.shape, x.dtype)
+    exchange = move.bind(frame.topology, x.dtype, (0,) * more + x.box.start, box.start, frame.device)
+    target = frame.device.empty(box.shape, x.dtype)
     exchange(x.local[(None,) * more], target)
     exchange.close()
     return target

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from mpihpc.arithmetic import is_distributed, local_part, plain
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Chunks, Decomposition, Part, Whole, Width
+from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
@@ -37,9 +38,9 @@ def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
     Parameters
     ----------
     func : callable
-        Called once on each rank that has cells, with one NumPy array per array; returns an array of the shape of the
-        first one's block. It may be called with any decomposition, so it should work cell by cell; and it must not
-        communicate.
+        Called once on each rank that has cells, with one array per array, NumPy's or CuPy's; returns an array of the
+        shape of the first one's block. It may be called with any decomposition, so it should work cell by cell; and it
+        must not communicate.
     *arrays : DistArray
         At least one, first. The others may be cut in another way (they are moved, which
         `mpihpc.core.transfer.sent` counts), be NumPy arrays that all ranks hold alike, or numbers: what can be
@@ -68,20 +69,23 @@ def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
                 raise ValueError(
                     f"arrays lie on different communicators, of {private.size} and {x.topology.size} ranks"
                 )
+            if is_distributed(x) and x.device is not first.device:
+                raise ValueError(f"arrays lie on {first.device.label} and on {x.device.label}: use .to_device")
             if np.broadcast_shapes(shape := x.shape if is_distributed(x) else np.shape(x), first.shape) != first.shape:
                 raise ValueError(f"an array of shape {shape} cannot be broadcast to the first one's, {first.shape}")
     blocks = [local_part(x, first) for x in arrays]
-    result: NDArray[Any] | None = None
+    result: Any = None
     with agree(private):
         if first.local.size:
-            result = np.asarray(func(*blocks))
+            result = first.device.asarray(func(*blocks))
             number_dtype(result.dtype)
             if result.shape != first.box.shape:
                 raise ValueError(f"the function made shape {result.shape} of a block of shape {first.box.shape}")
     found = [dtype for dtype in private.allgather(None if result is None else result.dtype) if dtype is not None]
-    new = DistArray(first.decomposition, np.result_type(*found) if found else first.dtype, comm=first.comm)
+    dtype = np.result_type(*found) if found else first.dtype
+    new = DistArray(first.decomposition, dtype, comm=first.comm, device=first.device)
     if result is not None:
-        new.local[...] = result
+        new.local[...] = result.astype(dtype, copy=False)
     return new
 
 
@@ -100,8 +104,8 @@ def map_reduce(
     Parameters
     ----------
     func : callable
-        Called with NumPy arrays that have cells; must not communicate. Its values should be small: all ranks get the
-        values of all blocks.
+        Called with arrays that have cells, NumPy's or CuPy's; must not communicate. Its values should be small: all
+        ranks get the values of all blocks, in host memory.
     source : DistArray, or path
         An array; or an HDF5 or ``.npy`` file, as ``FILE`` or ``FILE:DATASET``, of any size.
     combine : callable
@@ -143,11 +147,15 @@ def map_reduce(
         if rows is not None and not (isinstance(rows, int | np.integer) and rows >= 1):
             raise ValueError(f"chunks of {rows} rows cannot be: use a whole number, 1 or more")
     values: list[T] = []
+    device = source.device if is_distributed(source) else CPU
 
-    def take(pieces: Iterable[NDArray[Any]]) -> None:
+    def take(pieces: Iterable[Any]) -> None:
         with agree(topology.private):
             for piece in pieces:
-                values.append(func(piece))
+                value: Any = func(piece)
+                if isinstance(value, type(piece)):
+                    value = device.to_host(value)
+                values.append(value)
                 del piece  # before the next one is read
                 tick()
 
@@ -168,8 +176,9 @@ def map_reduce(
     else:
         layout = _chunks(source.shape, topology.size, rows)
         mine = layout.box(topology.rank)
-        held = np.empty(mine.shape, source.dtype)
-        exchange = Transfer(source.decomposition, layout).bind(topology, source.dtype, source.box.start, mine.start)
+        held = device.empty(mine.shape, source.dtype)
+        transfer = Transfer(source.decomposition, layout)
+        exchange = transfer.bind(topology, source.dtype, source.box.start, mine.start, device)
         exchange(source.local, held)
         exchange.close()
         take(held[box.slices(mine.start)] for box in _boxes(layout, topology.rank))
@@ -189,6 +198,7 @@ def from_chunks(
     comm: MPI.Intracomm | None = None,
     dims: Sequence[int] | None = None,
     halo: int | Sequence[int] | Width = 0,
+    device: str | Device = "cpu",
 ) -> DistArray:
     """An array from pieces that follow each other along the first axis, as many as come. Collective.
 
@@ -200,8 +210,8 @@ def from_chunks(
     chunks : iterable of array_like, or None
         The pieces: equal dtypes, and equal shapes but for the first axis. They are taken one at a time, and need not
         exist before; to make one must not communicate.
-    comm, dims, halo
-        See `mpihpc.empty`.
+    comm, dims, halo, device
+        See `mpihpc.empty`. The pieces are in host memory.
 
     Raises
     ------
@@ -286,7 +296,7 @@ def from_chunks(
     )
     exchange(held, new.padded)
     exchange.close()
-    return new
+    return new.to_device(device)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ it needs from ``array.device``, and otherwise calls NumPy's functions and ufuncs
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -79,6 +79,11 @@ class Device(Protocol):
     def fetch(self, mail: Any, here: Any) -> None:
         """Bring bytes from where MPI wrote them. Whoever works on `here` next finds them."""
 
+    def apply(
+        self, ufunc: np.ufunc, inputs: Sequence[Any], outs: Sequence[Any], where: Any, options: Mapping[str, Any]
+    ) -> None:
+        """``ufunc(*inputs, out=outs, where=where, **options)``."""
+
     def wait(self) -> None:
         """Until all is done that was begun in the current lane."""
 
@@ -118,6 +123,11 @@ class Cpu:
 
     def fetch(self, mail: NDArray[np.uint8], here: NDArray[np.uint8]) -> None:
         pass
+
+    def apply(
+        self, ufunc: np.ufunc, inputs: Sequence[Any], outs: Sequence[Any], where: Any, options: Mapping[str, Any]
+    ) -> None:
+        ufunc(*inputs, out=tuple(outs), where=where, **options)
 
     def wait(self) -> None:
         pass

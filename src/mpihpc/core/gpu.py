@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -92,6 +92,17 @@ class Gpu:
         if mail is not here:
             copied.to_device += here.nbytes
             here.data.copy_from_host_async(mail.ctypes.data, here.nbytes)
+
+    def apply(
+        self, ufunc: np.ufunc, inputs: Sequence[Any], outs: Sequence[Any], where: Any, options: Mapping[str, Any]
+    ) -> None:
+        if where is True and len(outs) == 1:
+            ufunc(*inputs, out=outs[0], **options)
+            return
+        # CuPy's ufuncs know no `where`, and one `out` only.
+        found = ufunc(*inputs, **options)
+        for out, result in zip(outs, found if ufunc.nout > 1 else (found,), strict=True):
+            self._cupy.copyto(out, result, casting="unsafe", where=None if where is True else where)
 
     def wait(self) -> None:
         self._cupy.cuda.get_current_stream().synchronize()

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, grid_text
-from mpihpc.core.device import blas_threads, thread_count
+from mpihpc.core.device import Device, blas_threads, thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import received
@@ -226,7 +226,7 @@ def gram(
         if a.ndim != 2:
             raise ValueError(f"gram works on a matrix, not on shape {a.shape}")
         k, n = a.shape
-        _check_out(out, topology, (n, n), a.dtype)
+        _check_out(out, a, (n, n), a.dtype)
         work = working_dtype(a.dtype)
         plan = plan_product(n, n, k, work, topology.size, grid=(1, 1, max(1, min(k, topology.size))), memory=memory)
         limit = thread_count(topology.cores, threads)
@@ -236,7 +236,7 @@ def gram(
     counts.words_relayout += received.cells - before
     with blas_threads(limit):
         # The same memory twice: NumPy calls BLAS's syrk.
-        return _carry_out(plan, topology, (rows.T, rows), a.dtype, (), out, out is a, counts)
+        return _carry_out(plan, topology, a.device, (rows.T, rows), a.dtype, (), out, out is a, counts)
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
@@ -253,13 +253,19 @@ def _check_operands(name: str, *operands: object) -> None:
             raise TypeError(f"{name} works on DistArrays, not on {refused[0]}: use mpihpc.asarray first")
 
 
-def _check_out(out: DistArray | None, topology: Topology, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def _check_device(name: str, x: DistArray, device: Device) -> None:
+    if x.device is not device:
+        raise ValueError(f"{name} lies on {x.device.label}, a on {device.label}: use .to_device")
+
+
+def _check_out(out: DistArray | None, a: DistArray, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if out is None:
         return
     if not isinstance(out, DistArray):
         raise TypeError(f"out must be a DistArray, not {type(out).__name__}")
-    if out.topology is not topology:
+    if out.topology is not a.topology:
         raise ValueError(_ELSEWHERE)
+    _check_device("out", out, a.device)
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, the product {shape}")
     if not np.can_cast(dtype, out.dtype, "same_kind"):
@@ -329,6 +335,7 @@ def _product(
     with agree(topology.private):
         if b.topology is not topology:
             raise ValueError(_ELSEWHERE)
+        _check_device("b", b, a.device)
         if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2):
             raise ValueError(f"products are of matrices and vectors, not of shapes {a.shape} and {b.shape}")
         (m, k), (depth, n) = (
@@ -340,7 +347,7 @@ def _product(
         # A vector's missing axis is missing in the product too, where it is not the one that is summed over.
         missing = [d for d, (seen, axis) in enumerate(((axes[0], 0), (axes[1], 1))) if seen[axis] is None]
         shape = tuple(length for d, length in enumerate((m, n)) if d not in missing)
-        _check_out(out, topology, shape, dtype)
+        _check_out(out, a, shape, dtype)
         plan = plan_product(
             m, n, k, dtype, topology.size, grid=grid, memory=memory, reproducible=reproducible, blocks=blocks
         )
@@ -353,13 +360,14 @@ def _product(
     ]
     counts.words_relayout += received.cells - before
     with blas_threads(1 if reproducible else limit, force=reproducible):
-        return _carry_out(plan, topology, strips, dtype, missing, out, out is a or out is b, counts)
+        return _carry_out(plan, topology, a.device, strips, dtype, missing, out, out is a or out is b, counts)
 
 
 def _carry_out(
     plan: ProductPlan,
     topology: Topology,
-    strips: Sequence[NDArray[Any]],
+    device: Device,
+    strips: Sequence[Any],
     dtype: np.dtype,
     missing: Sequence[int],
     out: DistArray | None,
@@ -372,12 +380,12 @@ def _carry_out(
         # A vector of one cell lies on the first rank.
         cut = Decomposition((1,), (topology.size,)) if plan.m == plan.n == 1 else plan.own(2).without(*missing).plain()
     fits = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not out_is_operand
-    c = out if out is not None and fits else DistArray(cut, dtype, comm=topology.comm)
+    c = out if out is not None and fits else DistArray(cut, dtype, comm=topology.comm, device=device)
     target = np.expand_dims(c.local, missing[0]) if len(missing) == 1 else c.local
-    multiply(plan, topology, strips[0], strips[1], target, working_dtype(dtype), counts)
+    multiply(plan, topology, device, strips[0], strips[1], target, working_dtype(dtype), counts)
     if len(missing) == 2:
         [owner] = cut.owners(Box((0, 0), (1, 1)))
-        return topology.private.bcast(target[0, 0] if topology.rank == owner else None, root=owner)
+        return topology.private.bcast(device.to_host(target)[0, 0] if topology.rank == owner else None, root=owner)
     if out is None or c is out:
         return c
     before = received.cells

@@ -17,7 +17,7 @@ from mpihpc import io
 from mpihpc.array import DistArray
 from mpihpc.config import stored
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
-from mpihpc.core.device import Device, blas_threads, check_device, thread_count
+from mpihpc.core.device import CPU, Device, blas_threads, check_device, thread_count
 from mpihpc.core.failure import VerificationError, agree, nearest
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
@@ -100,29 +100,24 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         for (reader, dataset), decomposition in zip(problem.readers, cut, strict=False):
             with reader:
                 wanted = None if reader.format == "npz" else decomposition  # rank 0 reads those, and deals them out
-                operands.append(reader.read(dataset, dtype=dtype, decomposition=wanted))
+                operands.append(reader.read(dataset, dtype=dtype, decomposition=wanted, device=problem.device))
         a, b = operands
     else:
-        a, b = (_integers(decomposition, dtype, comm) for decomposition in cut[:2])
-    c = DistArray(cut.c, dtype, comm=comm)
+        a, b = (_integers(decomposition, dtype, comm).to_device(problem.device) for decomposition in cut[:2])
+    c = DistArray(cut.c, dtype, comm=comm, device=problem.device)
     c.local.fill(0)  # the system gives memory at the first touch: now, not in the product
     comm.Barrier()
     seconds_io = time.perf_counter() - begin
 
     phase("multiply")
+    options = {name: getattr(config, name) for name in ("grid", "memory", "reproducible", "blocks", "threads")}
+    if problem.device is not CPU:
+        matmul(a, b, out=c, **options)  # what a GPU loads at the first call is not the product's time
+        problem.device.wait()
     counts = Counts()
     begin = time.perf_counter()
-    matmul(
-        a,
-        b,
-        out=c,
-        grid=config.grid,
-        memory=config.memory,
-        reproducible=config.reproducible,
-        blocks=config.blocks,
-        threads=config.threads,
-        counts=counts,
-    )
+    matmul(a, b, out=c, counts=counts, **options)
+    problem.device.wait()
     seconds = comm.allreduce(time.perf_counter() - begin, op=MPI.MAX)
 
     numpy_seconds = numpy_threads = error = None
@@ -164,7 +159,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         words_optimum=ProductPlan(plan.m, plan.n, plan.k, comm.size).words,
         words_relayout_max=relayout,
         workspace_bytes_max=workspace,
-        transport="MPI from host memory",
+        transport="MPI from host memory" if problem.device is CPU else problem.device.label,
         checksum=f"{c.checksum():016x}",
         numpy_seconds=numpy_seconds,
         numpy_threads=numpy_threads,
