@@ -32,87 +32,120 @@ int64_t field_of(double x) {
     return int64_t(bits >> 52 & 2047);
 }
 
+// Splits blocks of numbers into levels. What one block needed, the next ones may need.
+class Splitter {
+public:
+    // `levels`: what most blocks are likely to need, at least.
+    explicit Splitter(int levels) : use_(kernels()), least_(levels), levels_(levels) {}
+
+    // How many levels there are, or 0 where SUM_LEVELS are not enough. Units: see SumKernels::extract.
+    int split(const Source &source, int64_t n, int64_t *part, int64_t &field) {
+        if (field_ < 0) field_ = std::min(field_of(use_.largest(source, n)), MOST_FIELD);
+        double largest;
+        field = field_;
+        if (use_.extract(source, n, field, levels_, part, &largest)) {
+            if (levels_ > least_ && !--left_) return left_ = 16, levels_--;
+            return levels_;
+        }
+        // The block before had larger numbers, or smaller ones; or there are too few levels.
+        const int64_t top = field_of(largest);
+        if (top > MOST_FIELD) return 0;
+        int levels = top == field ? levels_ + 1 : levels_;
+        field = field_ = top;
+        for (; levels <= SUM_LEVELS; ++levels)
+            if (use_.extract(source, n, field, levels, part, &largest)) {
+                if (levels > levels_) levels_ = levels, left_ = 16;  // so many blocks begin with as many
+                return levels;
+            }
+        return 0;
+    }
+
+private:
+    const SumKernels &use_;
+    const int least_;
+    int levels_, left_ = 16;
+    int64_t field_ = -1;  // what was enough
+};
+
+constexpr int64_t SHORT = 256;  // rows of fewer numbers are put together
+
+template <class T>
+T at(const char *p) {
+    return *reinterpret_cast<const T *>(p);
+}
+
 // Numbers on their way into a sum, in blocks.
 class Blocks {
 public:
-    // `levels`: what most blocks are likely to need, at least.
-    Blocks(Exact &sum, int levels) : sum_(sum), use_(kernels()), least_(levels), levels_(levels) {}
-    ~Blocks() { flush(reinterpret_cast<const char *>(buffer_)); }
+    Blocks(Exact &sum, int levels) : sum_(sum), use_(kernels()), split_(levels) {}
+    ~Blocks() { flush(); }
 
     template <class T>
     void add(const char *x, int64_t n, int64_t stride) {
-        const bool dense = stride == int64_t(sizeof(T)) || n == 1;
+        if (stride == int64_t(sizeof(T)) && n >= SHORT) {
+            for (; n; x += std::min(n, SUM_BLOCK) * stride, n -= std::min(n, SUM_BLOCK))
+                block({x, nullptr, sizeof(T) == 4}, std::min(n, SUM_BLOCK));
+            return;
+        }
         while (n) {
-            int64_t count = SUM_BLOCK;
-            if (sizeof(T) == 8 && dense && !filled_ && n >= SUM_BLOCK) {
-                block({reinterpret_cast<const double *>(x), nullptr, x + SUM_BLOCK * 8}, count);
-            } else {
-                count = room(n, x);
-                double *to = buffer_ + filled_;
-                if (sizeof(T) == 4 && dense) use_.widen(reinterpret_cast<const float *>(x), to, count);
-                else if (sizeof(T) == 8 && stride == 16) use_.every_second(reinterpret_cast<const double *>(x), to, count);
-                else
-                    for (int64_t i = 0; i < count; ++i) to[i] = double(*reinterpret_cast<const T *>(x + i * stride));
-                filled_ += count;
-            }
-            x += count * stride, n -= count;
+            const int64_t count = room(n);
+            double *to = buffer_ + filled_;
+            if (sizeof(T) == 4 && stride == 4) use_.widen(reinterpret_cast<const float *>(x), to, count);
+            else if (sizeof(T) == 8 && stride == 16) use_.every_second(reinterpret_cast<const double *>(x), to, count);
+            else
+                for (int64_t i = 0; i < count; ++i) to[i] = double(at<T>(x + i * stride));
+            x += count * stride, n -= count, filled_ += count;
         }
     }
 
     template <class T>
     void add_products(const char *x, const char *y, int64_t n, int64_t x_stride, int64_t y_stride) {
-        const bool dense = n == 1 || (x_stride == int64_t(sizeof(T)) && y_stride == int64_t(sizeof(T)));
+        const bool dense = x_stride == int64_t(sizeof(T)) && y_stride == int64_t(sizeof(T));
+        if (dense && n >= SHORT) {
+            for (int64_t count; n; x += count * x_stride, y += count * y_stride, n -= count)
+                block({x, y, sizeof(T) == 4}, count = std::min(n, SUM_BLOCK));
+            return;
+        }
         while (n) {
-            int64_t count = SUM_BLOCK;
-            if (sizeof(T) == 8 && dense && !filled_ && n >= SUM_BLOCK) {
-                block({reinterpret_cast<const double *>(x), reinterpret_cast<const double *>(y), x + SUM_BLOCK * 8}, count);
-            } else {
-                count = room(n, x);
-                double *to = buffer_ + filled_;
-                if (sizeof(T) == 4 && dense)
-                    use_.multiply(reinterpret_cast<const float *>(x), reinterpret_cast<const float *>(y), to, count);
-                else
-                    for (int64_t i = 0; i < count; ++i)
-                        to[i] = double(*reinterpret_cast<const T *>(x + i * x_stride)) *
-                                double(*reinterpret_cast<const T *>(y + i * y_stride));
-                filled_ += count;
-            }
-            x += count * x_stride, y += count * y_stride, n -= count;
+            const int64_t count = room(n);
+            double *to = buffer_ + filled_;
+            if (sizeof(T) == 4 && dense)
+                use_.multiply(reinterpret_cast<const float *>(x), reinterpret_cast<const float *>(y), to, count);
+            else
+                for (int64_t i = 0; i < count; ++i)
+                    to[i] = double(at<T>(x + i * x_stride)) * double(at<T>(y + i * y_stride));
+            x += count * x_stride, y += count * y_stride, n -= count, filled_ += count;
         }
     }
 
 private:
-    int64_t room(int64_t n, const char *next) {
-        if (filled_ == SUM_BLOCK) flush(next);
+    int64_t room(int64_t n) {
+        if (filled_ == SUM_BLOCK) flush();
         return std::min(n, SUM_BLOCK - filled_);
     }
 
-    void flush(const char *next) {
-        int64_t n = filled_;
-        while (n % SUM_PAD) buffer_[n++] = 0;
-        if (n) block({buffer_, nullptr, next}, n);
+    void flush() {
+        if (filled_) block({buffer_, nullptr, false}, filled_);
         filled_ = 0;
     }
 
     void block(const Source &source, int64_t n) {
-        const int64_t field = field_of(use_.largest(source, n));
-        if (field <= MOST_FIELD)
-            for (int levels = levels_; levels <= SUM_LEVELS; ++levels) {
-                int64_t part[SUM_LEVELS];
-                if (!use_.extract(source, n, field, levels, part)) continue;
-                for (int k = 0; k < levels; ++k) sum_.add(part[k], int(level_field(field, k) - 1));
-                // What one block needed, the next ones may need: 16 of them begin with so many levels.
-                if (levels > levels_) levels_ = levels, left_ = 16;
-                else if (levels_ > least_ && !--left_) --levels_, left_ = 16;
-                return;
-            }
-        for (int64_t i = 0; i < n; ++i) sum_.add(source.y ? source.x[i] * source.y[i] : source.x[i]);
+        int64_t part[SUM_LEVELS], field;
+        const int levels = split_.split(source, n, part, field);
+        for (int k = 0; k < levels; ++k) sum_.add(part[k], int(level_field(field, k) - 1));
+        if (levels) return;
+        const auto one_by_one = [&](auto one) {
+            using T = decltype(one);
+            const T *x = static_cast<const T *>(source.x), *y = static_cast<const T *>(source.y);
+            for (int64_t i = 0; i < n; ++i) sum_.add(y ? double(x[i]) * double(y[i]) : double(x[i]));
+        };
+        if (source.single) one_by_one(float());
+        else one_by_one(double());
     }
 
     Exact &sum_;
     const SumKernels &use_;
-    const int least_;
-    int levels_, left_ = 16;
+    Splitter split_;
     int64_t filled_ = 0;
     alignas(64) double buffer_[SUM_BLOCK];
 };
@@ -150,22 +183,6 @@ void each_row(const Cells &x, const Cells &y, Row row) {
     }
 }
 
-int64_t size(const Cells &x) {
-    int64_t n = 1;
-    for (int d = 0; d < x.ndim; ++d) n *= x.shape[d];
-    return n;
-}
-
-// Where the cell with this index in C order lies.
-int64_t offset(const Cells &x, int64_t index) {
-    int64_t bytes = 0;
-    for (int d = x.ndim - 1; d >= 0; --d) {
-        bytes += index % x.shape[d] * x.stride[d];
-        index /= x.shape[d];
-    }
-    return bytes;
-}
-
 // A number and what it was rounded by, rounded to odd instead.
 double to_odd(double x, double error) {
     uint64_t bits;
@@ -185,6 +202,254 @@ std::vector<double> expansion(Exact &sum) {
     }
     return terms;
 }
+
+// Axes with as few of them as their strides allow.
+struct Axes {
+    std::vector<int64_t> shape, x, y;  // strides in bytes
+
+    Axes(const Cells &a, const Cells &b, int from, int to) {
+        for (int d = from; d < to; ++d) {
+            if (a.shape[d] == 1) continue;
+            if (!shape.empty() && x.back() == a.shape[d] * a.stride[d] && y.back() == a.shape[d] * b.stride[d])
+                shape.back() *= a.shape[d], x.back() = a.stride[d], y.back() = b.stride[d];
+            else shape.push_back(a.shape[d]), x.push_back(a.stride[d]), y.push_back(b.stride[d]);
+        }
+        if (shape.empty()) shape = {1}, x = y = {a.single ? 4 : 8};
+    }
+
+    int64_t size() const {
+        int64_t n = 1;
+        for (const int64_t length : shape) n *= length;
+        return n;
+    }
+
+    // Where the cell with this index in C order lies.
+    static int64_t offset(const std::vector<int64_t> &shape, const std::vector<int64_t> &stride, int64_t index) {
+        int64_t bytes = 0;
+        for (std::size_t d = shape.size(); d-- > 0;) {
+            bytes += index % shape[d] * stride[d];
+            index /= shape[d];
+        }
+        return bytes;
+    }
+    int64_t in_x(int64_t index) const { return offset(shape, x, index); }
+    int64_t in_y(int64_t index) const { return offset(shape, y, index); }
+};
+
+// The sums of columns: see sum_columns.
+class Columns {
+public:
+    Columns(const Cells &x, const Cells *y, int lead, double *out, int64_t terms, bool odd)
+        : x_(x), y_(y ? *y : x), products_(y), lead_(lead), out_(out), terms_(terms), odd_(odd), use_(kernels()),
+          down_(x_, y_, 0, lead), right_(x_, y_, lead, x.ndim), rows_(size(x, 0, lead)), columns_(size(x, lead, x.ndim)),
+          bytes_(x.single ? 4 : 8), split_(2) {}
+
+    int64_t sum() {
+        const bool lines = down_.shape.size() == 1 && down_.x[0] == bytes_ && down_.y[0] == bytes_;
+        if (lines && rows_ >= 64) {
+            for (int64_t c = 0; c < columns_; ++c) line(c);
+            return most_;
+        }
+        const std::size_t last = right_.shape.size() - 1;
+        const int64_t inner = right_.shape[last];
+        const bool dense = right_.x[last] == bytes_ && right_.y[last] == bytes_ && inner >= SUM_LANES;
+        if (!dense || down_.shape.size() > 1) {
+            for (int64_t c = 0; c < columns_; c += TILE_COLUMNS) gathered(c, std::min(TILE_COLUMNS, columns_ - c));
+            return most_;
+        }
+        for (int64_t outer = 0; outer < columns_; outer += inner)
+            for (int64_t c = 0, n; c < inner; c += n) {
+                n = std::min(PANEL_COLUMNS, inner - c);
+                if (inner - c - n > 0 && inner - c - n < SUM_LANES) n -= SUM_LANES;  // leave enough for a vector
+                panels(outer + c, n);
+            }
+        return most_;
+    }
+
+private:
+    static constexpr int64_t TILE_COLUMNS = 128, TILE_ROWS = 64;
+
+    static int64_t size(const Cells &x, int from, int to) {
+        int64_t n = 1;
+        for (int d = from; d < to; ++d) n *= x.shape[d];
+        return n;
+    }
+
+    Source source(int64_t column) const {
+        return {x_.data + right_.in_x(column), products_ ? y_.data + right_.in_y(column) : nullptr, x_.single};
+    }
+
+    // A column that is one line in memory.
+    void line(int64_t c) {
+        int64_t part[SUM_LEVELS], field = 0;
+        const int levels = rows_ <= SUM_BLOCK ? split_.split(source(c), rows_, part, field) : 0;
+        if (levels == 0 || levels > 2 || level_field(field, 1) <= 52) return one_by_one(c);
+        double number[2] = {0, 0};
+        for (int k = 0; k < levels; ++k) {
+            const uint64_t unit = uint64_t(level_field(field, k) - 52) << 52;
+            std::memcpy(&number[k], &unit, sizeof unit);
+            number[k] *= double(part[k]);
+        }
+        double sum, error;
+        use_.add_pairs(&number[0], &number[1], &sum, &error, 1);
+        put_pair(c, sum, error);
+    }
+
+    // Without any haste.
+    void one_by_one(int64_t c) {
+        Exact sum;
+        const Source from = source(c);
+        const Cells x{static_cast<const char *>(from.x), x_.single, lead_, x_.shape, x_.stride};
+        if (products_) add_products(sum, x, {static_cast<const char *>(from.y), x_.single, lead_, y_.shape, y_.stride});
+        else add_all(sum, x);
+        put(c, sum);
+    }
+
+    void put(int64_t column, Exact &sum) {
+        if (terms_ == 1) {
+            out_[column] = sum.round(false, odd_);
+            return;
+        }
+        const std::vector<double> all = expansion(sum);
+        most_ = std::max(most_, int64_t(all.size()));
+        for (int64_t k = 0; k < terms_; ++k)
+            out_[k * columns_ + column] = k < int64_t(all.size()) ? all[std::size_t(k)] : 0;
+    }
+
+    void put_pair(int64_t column, double sum, double error) {
+        out_[column] = odd_ && terms_ == 1 ? to_odd(sum, error) : sum;
+        for (int64_t k = 1; k < terms_; ++k) out_[k * columns_ + column] = k == 1 ? error : 0;
+        if (terms_ > 1) most_ = std::max<int64_t>(most_, 1 + (error != 0));
+    }
+
+    // Some columns side by side in memory.
+    void panels(int64_t c0, int64_t here) {
+        begin();
+        const Source from = source(c0);
+        for (int64_t r = 0; r == 0 || r < rows_; r += PANEL_ROWS) {
+            const int64_t high = std::min(PANEL_ROWS, rows_ - r);
+            fold({static_cast<const char *>(from.x) + r * down_.x[0],
+                  products_ ? static_cast<const char *>(from.y) + r * down_.y[0] : nullptr, x_.single, high, here,
+                  down_.x[0], down_.y[0]}, r + high >= rows_);
+        }
+        finish(c0, here);
+    }
+
+    // Columns that lie otherwise: in tiles, side by side.
+    void gathered(int64_t c0, int64_t here) {
+        begin();
+        tile_.resize(std::size_t(TILE_ROWS * TILE_COLUMNS));
+        int64_t x_across[TILE_COLUMNS], y_across[TILE_COLUMNS], x_along[TILE_ROWS], y_along[TILE_ROWS];
+        for (int64_t c = 0; c < here; ++c) x_across[c] = right_.in_x(c0 + c), y_across[c] = right_.in_y(c0 + c);
+        const bool by_column = std::abs(down_.x.back()) < std::abs(right_.x.back());
+        for (int64_t r0 = 0; r0 == 0 || r0 < rows_; r0 += TILE_ROWS) {
+            const int64_t high = std::min(TILE_ROWS, rows_ - r0);
+            for (int64_t r = 0; r < high; ++r) x_along[r] = down_.in_x(r0 + r), y_along[r] = down_.in_y(r0 + r);
+            const auto gather = [&](auto one) {
+                using T = decltype(one);
+                const auto put = [&](int64_t r, int64_t c) {
+                    double number = double(at<T>(x_.data + x_along[r] + x_across[c]));
+                    if (products_) number *= double(at<T>(y_.data + y_along[r] + y_across[c]));
+                    tile_[std::size_t(r * TILE_COLUMNS + c)] = number;
+                };
+                if (by_column) {  // as many rows at a time as lie in a cache line
+                    for (int64_t r = 0; r < high; r += 8)
+                        for (int64_t c = 0; c < here; ++c)
+                            for (int64_t k = r; k < std::min(r + 8, high); ++k) put(k, c);
+                } else {
+                    for (int64_t r = 0; r < high; ++r)
+                        for (int64_t c = 0; c < here; ++c) put(r, c);
+                }
+            };
+            if (x_.single) gather(float());
+            else gather(double());
+            fold({tile_.data(), nullptr, false, high, std::max(here, SUM_LANES), TILE_COLUMNS * 8, 0},
+                 r0 + high >= rows_);
+        }
+        finish(c0, here);
+    }
+
+    void begin() {
+        std::fill(left_, left_ + PANEL_COLUMNS, 0);
+        filled_ = 0;
+        guessed_ = false;
+    }
+
+    // The parts of the columns of a panel into part_, and of all panels before.
+    void fold(const Panel &panel, bool last) {
+        if (!guessed_) {  // some rows tell how large numbers are; the others may be somewhat larger
+            Panel first = panel;
+            first.rows = std::min<int64_t>(panel.rows, 8);
+            use_.tops(first, first.rows < panel.rows ? 4 : 0, top_);
+            guessed_ = true;
+        }
+        int levels = 2;
+        if (!use_.columns(panel, levels, {top_, part_, rest_, found_})) {
+            for (int64_t c = 0; c < panel.columns; ++c) top_[c] = std::min(found_[c], MOST_FIELD);
+            if (!use_.columns(panel, levels = PANEL_LEVELS, {top_, part_, rest_, found_}))
+                for (int64_t c = 0; c < panel.columns; ++c) left_[c] |= rest_[c];
+            for (int64_t c = 0; c < panel.columns; ++c) top_[c] = std::min(top_[c] + 2, MOST_FIELD);
+        }
+        levels_ = levels;
+        if (last && !filled_) return;
+        // The parts of each panel are numbers to be summed in their turn.
+        if (parts_.empty()) parts_.resize(std::size_t(PANEL_ROWS * PANEL_COLUMNS));
+        for (int k = 0; k < levels; ++k)
+            std::copy(part_[k], part_[k] + panel.columns, &parts_[std::size_t(filled_++ * PANEL_COLUMNS)]);
+        if (!last && filled_ + PANEL_LEVELS <= PANEL_ROWS) return;
+        const Panel all{parts_.data(), nullptr, false, filled_, panel.columns, PANEL_COLUMNS * 8, 0};
+        int64_t top[PANEL_COLUMNS];
+        use_.tops(all, 0, top);
+        if (!use_.columns(all, levels_ = PANEL_LEVELS, {top, part_, rest_, found_}))
+            for (int64_t c = 0; c < panel.columns; ++c) left_[c] |= rest_[c];
+        for (filled_ = 0; filled_ < PANEL_LEVELS; ++filled_)
+            std::copy(part_[filled_], part_[filled_] + panel.columns, &parts_[std::size_t(filled_ * PANEL_COLUMNS)]);
+    }
+
+    void finish(int64_t c0, int64_t here) {
+        double sum[PANEL_COLUMNS], error[PANEL_COLUMNS];
+        const bool inexact = use_.add_pairs(part_[0], part_[1], sum, error, here);
+        bool plain = !std::any_of(left_, left_ + here, [](uint64_t bits) { return bits != 0; });
+        if (levels_ > 2) plain = plain && !std::any_of(part_[2], part_[2] + here, [](double x) { return x != 0; });
+        if (plain && !(odd_ && terms_ == 1)) {
+            std::copy(sum, sum + here, out_ + c0);
+            if (terms_ > 1) std::copy(error, error + here, out_ + columns_ + c0);
+            for (int64_t k = 2; k < terms_; ++k) std::fill_n(out_ + k * columns_ + c0, here, 0.0);
+            if (terms_ > 1) most_ = std::max<int64_t>(most_, 1 + inexact);
+            return;
+        }
+        for (int64_t c = 0; c < here; ++c) {
+            if (left_[c]) one_by_one(c0 + c);
+            else if (levels_ > 2 && part_[2][c] != 0) {
+                Exact all;
+                for (int k = 0; k < levels_; ++k) all.add(part_[k][c]);
+                put(c0 + c, all);
+            } else {
+                put_pair(c0 + c, sum[c], error[c]);
+            }
+        }
+    }
+
+    const Cells x_, y_;
+    const bool products_;
+    const int lead_;
+    double *const out_;
+    const int64_t terms_;
+    const bool odd_;
+    const SumKernels &use_;
+    const Axes down_, right_;
+    const int64_t rows_, columns_, bytes_;
+    Splitter split_;
+    int64_t most_ = 1;
+    // Of the columns at work.
+    int64_t top_[PANEL_COLUMNS], found_[PANEL_COLUMNS];
+    uint64_t rest_[PANEL_COLUMNS], left_[PANEL_COLUMNS];  // left: a column needs more levels than a panel has
+    alignas(64) double part_[PANEL_LEVELS][PANEL_COLUMNS];
+    int levels_ = 2;
+    bool guessed_ = false;
+    std::vector<double> tile_, parts_;
+    int64_t filled_ = 0;  // rows of parts_
+};
 
 }  // namespace
 
@@ -278,104 +543,8 @@ void add_products(Exact &sum, const Cells &x, const Cells &y) {
     });
 }
 
-int64_t sum_columns(const Cells &x, int lead, double *out, int64_t terms, bool odd) {
-    const SumKernels &use = kernels();
-    const Cells down{x.data, x.single, lead, x.shape, x.stride};
-    const Cells right{x.data, x.single, x.ndim - lead, x.shape + lead, x.stride + lead};
-    const int64_t rows = size(down), columns = size(right), bytes = x.single ? 4 : 8;
-    int64_t most = 1;
-    const auto put = [&](int64_t column, Exact &sum) {
-        if (terms == 1) {
-            out[column] = sum.round(false, odd);
-            return;
-        }
-        const std::vector<double> all = expansion(sum);
-        most = std::max(most, int64_t(all.size()));
-        for (int64_t k = 0; k < terms; ++k) out[k * columns + column] = k < int64_t(all.size()) ? all[std::size_t(k)] : 0;
-    };
-
-    if (lead && x.stride[lead - 1] == bytes && x.shape[lead - 1] >= 512) {  // long lines in memory: one by one
-        for (int64_t c = 0; c < columns; ++c) {
-            Exact sum;
-            add_all(sum, {x.data + offset(right, c), x.single, lead, x.shape, x.stride});
-            put(c, sum);
-        }
-        return most;
-    }
-
-    const bool by_column = lead && x.ndim > lead && std::abs(x.stride[lead - 1]) < std::abs(x.stride[x.ndim - 1]);
-    constexpr int64_t wide = TILE_COLUMNS;
-    alignas(64) double part[TILE_LEVELS][wide];
-    uint64_t rest[wide];
-    std::vector<double> tile(std::size_t(TILE_ROWS * wide)), parts(tile.size());
-    for (int64_t c0 = 0; c0 < columns; c0 += wide) {
-        const int64_t here = std::min(wide, columns - c0);
-        int64_t across[wide], along[TILE_ROWS];
-        for (int64_t c = 0; c < here; ++c) across[c] = offset(right, c0 + c);
-        const bool dense = across[here - 1] - across[0] == (here - 1) * bytes && x.stride[x.ndim - 1] == bytes;
-        uint64_t left[wide] = {};  // not zero: a column needs more levels than a tile has
-        int64_t filled = 0;        // rows of `parts`
-        const auto fold = [&](const double *from, int64_t n, int64_t stride) {
-            use.columns(from, n, stride, part, rest);
-            for (int64_t c = 0; c < here; ++c) left[c] |= rest[c];
-        };
-        for (int64_t r0 = 0; r0 == 0 || r0 < rows; r0 += TILE_ROWS) {
-            const int64_t high = std::min<int64_t>(TILE_ROWS, rows - r0);
-            for (int64_t r = 0; r < high; ++r) along[r] = offset(down, r0 + r);
-            const auto gather = [&](auto one) {
-                using T = decltype(one);
-                const auto at = [&](int64_t r, int64_t c) {
-                    return double(*reinterpret_cast<const T *>(x.data + along[r] + across[c]));
-                };
-                if (by_column) {  // as many rows at a time as lie in a cache line
-                    for (int64_t r = 0; r < high; r += 8)
-                        for (int64_t c = 0; c < here; ++c)
-                            for (int64_t k = r; k < std::min(r + 8, high); ++k) tile[std::size_t(k * wide + c)] = at(k, c);
-                } else if (dense) {
-                    for (int64_t r = 0; r < high; ++r) {
-                        const T *from = reinterpret_cast<const T *>(x.data + along[r] + across[0]);
-                        for (int64_t c = 0; c < here; ++c) tile[std::size_t(r * wide + c)] = double(from[c]);
-                    }
-                } else {
-                    for (int64_t r = 0; r < high; ++r)
-                        for (int64_t c = 0; c < here; ++c) tile[std::size_t(r * wide + c)] = at(r, c);
-                }
-            };
-            if (!x.single && dense && lead == 1 && here == wide && high > 0) {
-                fold(reinterpret_cast<const double *>(x.data + along[0] + across[0]), high, down.stride[0] / 8);
-            } else {
-                if (x.single) gather(float());
-                else gather(double());
-                fold(tile.data(), high, wide);
-            }
-            if (rows <= TILE_ROWS) break;
-            // The parts of each tile are numbers to be summed in their turn.
-            std::memcpy(&parts[std::size_t(filled * wide)], part, sizeof part);
-            filled += TILE_LEVELS;
-            if (filled + TILE_LEVELS > TILE_ROWS || r0 + TILE_ROWS >= rows) {
-                fold(parts.data(), filled, wide);
-                std::memcpy(parts.data(), part, sizeof part);
-                filled = TILE_LEVELS;
-            }
-        }
-        for (int64_t c = 0; c < here; ++c) {
-            if (left[c] || part[2][c] != 0) {
-                Exact sum;
-                if (left[c]) add_all(sum, {x.data + across[c], x.single, lead, x.shape, x.stride});
-                else
-                    for (const auto &level : part) sum.add(level[c]);
-                put(c0 + c, sum);
-                continue;
-            }
-            // Two parts, and so two terms (Knuth's TwoSum).
-            const double a = part[0][c], b = part[1][c], sum = a + b, bb = sum - a;
-            const double error = (a - (sum - bb)) + (b - bb);
-            out[c0 + c] = odd && terms == 1 ? to_odd(sum, error) : sum;
-            for (int64_t k = 1; k < terms; ++k) out[k * columns + c0 + c] = k == 1 ? error : 0;
-            if (terms > 1) most = std::max<int64_t>(most, 1 + (error != 0));
-        }
-    }
-    return most;
+int64_t sum_columns(const Cells &x, const Cells *y, int lead, double *out, int64_t terms, bool odd) {
+    return Columns(x, y, lead, out, terms, odd).sum();
 }
 
 }  // namespace mpihpc

@@ -25,9 +25,9 @@
 namespace mpihpc {
 
 constexpr std::int64_t SUM_BLOCK = 2048;  // numbers, at most
-constexpr std::int64_t SUM_PAD = 32;      // blocks are multiples of this, filled up with zeros
 constexpr int SUM_LEVELS = 4;             // the most
-constexpr int TILE_COLUMNS = 128, TILE_ROWS = 64, TILE_LEVELS = 3;
+constexpr std::int64_t PANEL_COLUMNS = 512, PANEL_ROWS = 256;  // at most; a row of each s stays in the first-level cache
+constexpr int PANEL_LEVELS = 3;
 
 // The exponent field of the s of a level, where the largest |x| has the exponent field `largest`: below
 // 2^(largest - 1022), so u = largest - 1022 - 42 - 43 * level. The least s has the unit 2^-1074: no double is finer.
@@ -37,25 +37,45 @@ constexpr std::int64_t level_field(std::int64_t largest, int level) {
 }
 constexpr std::int64_t MOST_FIELD = 2046 - 11;  // beyond, s would overflow
 
-// Numbers one after the other in memory: those of x, or their products with those of y, if that is not null.
+// Numbers one after the other in memory, of float (single) or double: those of x, or their products with those of y, if
+// that is not null.
 struct Source {
-    const double *x, *y;
-    const char *next;  // where reading goes on afterwards: it comes into the cache meanwhile, if there is anything
+    const void *x, *y;
+    bool single;
 };
 
-// What each instruction set offers. `n` is a multiple of SUM_PAD in `largest` and `extract`.
+// Some rows of such numbers, so many bytes apart.
+struct Panel {
+    const void *x, *y;
+    bool single;
+    std::int64_t rows, columns, x_stride, y_stride;
+};
+
+// What is found of each column of a panel. Its sum is that of its parts where `rest` is 0.
+struct ColumnParts {
+    const std::int64_t *top;          // given: the exponent field below which all its numbers are thought to be
+    double (*part)[PANEL_COLUMNS];    // of each level
+    std::uint64_t *rest;
+    std::int64_t *found;              // the exponent field of its largest number
+};
+
+// What each instruction set offers.
 struct SumKernels {
-    double (*largest)(const Source &source, std::int64_t n);  // the largest size of a number; NaN may count or not
-    // part[k] of level k is an integer in units of 2^(level_field(field, k) - 52 - 1023). Whether nothing is left over.
-    bool (*extract)(const Source &source, std::int64_t n, std::int64_t field, int levels, std::int64_t *part);
+    double (*largest)(const Source &source, std::int64_t n);  // the largest size of a number; NaN does not count
+    // part[k] of level k is an integer in units of 2^(level_field(field, k) - 52 - 1023). Whether nothing is left over,
+    // and no number is too large for this field; the largest one's size is told in any case.
+    bool (*extract)(const Source &source, std::int64_t n, std::int64_t field, int levels, std::int64_t *part,
+                    double *largest);
     void (*widen)(const float *x, double *out, std::int64_t n);
     void (*multiply)(const float *x, const float *y, double *out, std::int64_t n);  // exact
     void (*every_second)(const double *x, double *out, std::int64_t n);  // x[0], x[2], ...
-    // The same for each column of a tile of `rows` rows, `stride` numbers apart. The sum of a column is that of its parts
-    // where `rest` is 0.
-    void (*columns)(const double *tile, std::int64_t rows, std::int64_t stride, double (*part)[TILE_COLUMNS],
-                    std::uint64_t *rest);
+    // A panel has at least SUM_LANES columns.
+    void (*tops)(const Panel &panel, std::int64_t margin, std::int64_t *top);  // what `top` may be, with a margin
+    bool (*columns)(const Panel &panel, int levels, const ColumnParts &out);   // 2 or 3 levels; whether all rest is 0
+    // sum + error = a + b (Knuth's TwoSum). Whether some error is not 0.
+    bool (*add_pairs)(const double *a, const double *b, double *sum, double *error, std::int64_t n);
 };
+constexpr std::int64_t SUM_LANES = 8;  // of the widest vectors
 
 namespace baseline { const SumKernels &sum_kernels(); }
 namespace avx2 { const SumKernels &sum_kernels(); }
@@ -97,10 +117,10 @@ void add_all(Exact &sum, const Cells &x);
 // The products, each rounded to a double.
 void add_products(Exact &sum, const Cells &x, const Cells &y);
 
-// The sum of each column of x, whose first `lead` axes are its rows and the others its columns, both in C order, in
+// The sum of each column of x, or of its products with y, whose first `lead` axes are its rows and the others its columns, both in C order, in
 // `terms` rows of as many doubles as there are columns. One term: the sum, rounded. More: numbers that add up to it
 // exactly, the first one the sum rounded (or the largest double), the others filled up with zeros. Returns how many terms
 // there would have to be. `odd`: how a single term is rounded.
-std::int64_t sum_columns(const Cells &x, int lead, double *out, std::int64_t terms, bool odd);
+std::int64_t sum_columns(const Cells &x, const Cells *y, int lead, double *out, std::int64_t terms, bool odd);
 
 }  // namespace mpihpc

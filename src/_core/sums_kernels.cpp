@@ -9,16 +9,29 @@ using std::uint64_t;
 
 constexpr int LANES = MPIHPC_VECTOR_BYTES / 8;
 typedef double Vec __attribute__((vector_size(MPIHPC_VECTOR_BYTES)));
+typedef float Half __attribute__((vector_size(MPIHPC_VECTOR_BYTES / 2)));
 typedef uint64_t Bits __attribute__((vector_size(MPIHPC_VECTOR_BYTES)));
 typedef int64_t Mask __attribute__((vector_size(MPIHPC_VECTOR_BYTES)));
 
 constexpr uint64_t SIGN = uint64_t(1) << 63;
 constexpr uint64_t HALF = uint64_t(1) << 51;  // the mantissa of 1.5
+constexpr int LINE = 64;                      // bytes of a cache line
 
 inline Vec load(const double *p) {
     Vec v;
     __builtin_memcpy(&v, p, sizeof v);
     return v;
+}
+
+inline Vec load(const float *p) {
+    Half v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, Vec);
+}
+
+template <class T>
+inline void store(T *p, Vec v) {
+    __builtin_memcpy(p, &v, sizeof v);
 }
 
 inline Vec larger(Vec x, Vec most) {
@@ -32,56 +45,93 @@ inline double as_double(uint64_t bits) {
     return x;
 }
 
-// The numbers of a source, a vector at a time.
-template <bool PRODUCTS>
+inline int64_t field_of(double x) {
+    uint64_t bits;
+    __builtin_memcpy(&bits, &x, sizeof x);
+    return int64_t(bits >> 52 & 2047);
+}
+
+inline double largest_of(Vec v) {
+    double result = 0;
+    for (int lane = 0; lane < LANES; ++lane)
+        if (v[lane] > result) result = v[lane];
+    return result;
+}
+
+inline bool any(Bits v) {
+    uint64_t all = 0;
+    for (int lane = 0; lane < LANES; ++lane) all |= v[lane];
+    return all != 0;
+}
+
+// Numbers of memory, or their products, a vector at a time.
+template <class T, bool PRODUCTS>
 struct Numbers {
-    const double *x, *y;
-    const char *next;
+    const T *x, *y;
 
     Vec at(int64_t i) const { return PRODUCTS ? load(x + i) * load(y + i) : load(x + i); }
 
+    Numbers row(int64_t i, const Panel &panel) const {
+        return {reinterpret_cast<const T *>(reinterpret_cast<const char *>(x) + i * panel.x_stride),
+                PRODUCTS ? reinterpret_cast<const T *>(reinterpret_cast<const char *>(y) + i * panel.y_stride) : nullptr};
+    }
+
     void prefetch(int64_t i, int64_t count) const {
-        for (int64_t end = i + count; i < end; i += 8) {
-            __builtin_prefetch(next + i * 8);
+        for (int64_t end = i + count; i < end; i += LINE / int64_t(sizeof(T))) {
+            __builtin_prefetch(x + SUM_BLOCK + i);
             if (PRODUCTS) __builtin_prefetch(y + SUM_BLOCK + i);
         }
     }
 };
 
-template <class Work>
-auto with(const Source &source, Work work) {
-    return source.y ? work(Numbers<true>{source.x, source.y, source.next})
-                    : work(Numbers<false>{source.x, nullptr, source.next});
+// Calls work with the numbers of a source or panel.
+template <class From, class Work>
+auto with(const From &from, Work work) {
+    if (from.single)
+        return from.y ? work(Numbers<float, true>{static_cast<const float *>(from.x), static_cast<const float *>(from.y)})
+                      : work(Numbers<float, false>{static_cast<const float *>(from.x), nullptr});
+    return from.y ? work(Numbers<double, true>{static_cast<const double *>(from.x), static_cast<const double *>(from.y)})
+                  : work(Numbers<double, false>{static_cast<const double *>(from.x), nullptr});
+}
+
+// Calls work(numbers, index) for n numbers in groups of COUNT; the last group is filled up with zeros.
+template <int COUNT, class T, bool PRODUCTS, class Work>
+inline void in_groups(Numbers<T, PRODUCTS> numbers, int64_t n, Work work) {
+    const int64_t whole = n / COUNT * COUNT;
+    for (int64_t i = 0; i < whole; i += COUNT) work(numbers, i);
+    if (whole == n) return;
+    T x[COUNT] = {}, y[PRODUCTS ? COUNT : 1] = {};
+    for (int64_t i = whole; i < n; ++i) {
+        x[i - whole] = numbers.x[i];
+        if (PRODUCTS) y[i - whole] = numbers.y[i];
+    }
+    work(Numbers<T, PRODUCTS>{x, y}, int64_t(0));
 }
 
 double largest(const Source &source, int64_t n) {
-    return with(source, [n](auto x) {
-        constexpr int WAYS = SUM_PAD / 8;
+    return with(source, [n](auto all) {
+        constexpr int WAYS = 4;
         Vec most[WAYS] = {};
-        for (int64_t i = 0; i < n; i += WAYS * LANES)
+        in_groups<WAYS * LANES>(all, n, [&](auto x, int64_t i) {
             for (int w = 0; w < WAYS; ++w) most[w] = larger(x.at(i + w * LANES), most[w]);
-        double result = 0;
-        for (const Vec &v : most)
-            for (int lane = 0; lane < LANES; ++lane)
-                if (v[lane] > result) result = v[lane];
-        return result;
+        });
+        return largest_of(larger(larger(most[0], most[1]), larger(most[2], most[3])));
     });
 }
 
 template <int LEVELS, class Numbers>
-bool extract_levels(Numbers x, int64_t n, int64_t field, int64_t *part) {
+bool extract_levels(Numbers all, int64_t n, int64_t field, int64_t *part, double *top) {
     constexpr int WAYS = LEVELS < 3 || LANES < 4 ? 4 : 2;
     static_assert(SUM_BLOCK / (WAYS * LANES) <= 256);
-    Vec s[LEVELS][WAYS], first[LEVELS];
-    for (int k = 0; k < LEVELS; ++k) {
-        first[k] = as_double(uint64_t(level_field(field, k)) << 52 | HALF) - Vec{};
-        for (int w = 0; w < WAYS; ++w) s[k][w] = first[k];
-    }
+    Vec s[LEVELS][WAYS], most[2] = {};
+    for (int k = 0; k < LEVELS; ++k)
+        for (int w = 0; w < WAYS; ++w) s[k][w] = as_double(uint64_t(level_field(field, k)) << 52 | HALF) - Vec{};
     Bits rest[2] = {};
-    for (int64_t i = 0; i < n; i += WAYS * LANES) {
+    in_groups<WAYS * LANES>(all, n, [&](auto x, int64_t i) {
         x.prefetch(i, WAYS * LANES);
         for (int w = 0; w < WAYS; ++w) {
             Vec r = x.at(i + w * LANES);
+            most[w % 2] = larger(r, most[w % 2]);
             for (int k = 0; k < LEVELS; ++k) {
                 const Vec next = s[k][w] + r;
                 r -= next - s[k][w];
@@ -89,28 +139,27 @@ bool extract_levels(Numbers x, int64_t n, int64_t field, int64_t *part) {
             }
             rest[w % 2] |= Bits(r);
         }
-    }
-    const Bits left = (rest[0] | rest[1]) & ~SIGN;
-    uint64_t any = 0;
-    for (int lane = 0; lane < LANES; ++lane) any |= left[lane];
-    if (any) return false;
+    });
+    *top = largest_of(larger(most[0], most[1]));
+    if (field_of(*top) > field || any((rest[0] | rest[1]) & ~SIGN)) return false;
     for (int k = 0; k < LEVELS; ++k) {
         // The difference of two numbers with the same exponent field, in units of the last place, is that of their bits.
         const int64_t zero = level_field(field, k) << 52 | int64_t(HALF);
+        Mask sum = Mask(s[k][0]) - zero;
+        for (int w = 1; w < WAYS; ++w) sum += Mask(s[k][w]) - zero;
         part[k] = 0;
-        for (int w = 0; w < WAYS; ++w)
-            for (int lane = 0; lane < LANES; ++lane) part[k] += Mask(s[k][w])[lane] - zero;
+        for (int lane = 0; lane < LANES; ++lane) part[k] += sum[lane];
     }
     return true;
 }
 
-bool extract(const Source &source, int64_t n, int64_t field, int levels, int64_t *part) {
+bool extract(const Source &source, int64_t n, int64_t field, int levels, int64_t *part, double *top) {
     return with(source, [=](auto x) {
         switch (levels) {
-            case 1: return extract_levels<1>(x, n, field, part);
-            case 2: return extract_levels<2>(x, n, field, part);
-            case 3: return extract_levels<3>(x, n, field, part);
-            default: return extract_levels<SUM_LEVELS>(x, n, field, part);
+            case 1: return extract_levels<1>(x, n, field, part, top);
+            case 2: return extract_levels<2>(x, n, field, part, top);
+            case 3: return extract_levels<3>(x, n, field, part, top);
+            default: return extract_levels<SUM_LEVELS>(x, n, field, part, top);
         }
     });
 }
@@ -127,49 +176,110 @@ void every_second(const double *x, double *out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = x[2 * i];
 }
 
-void columns(const double *tile, int64_t rows, int64_t stride, double (*part)[TILE_COLUMNS], uint64_t *rest) {
-    constexpr int WAYS = 2;
-    Vec most[TILE_COLUMNS / LANES] = {};
-    for (int64_t i = 0; i < rows; ++i)  // row by row, as memory likes to be read
-        for (int v = 0; v < TILE_COLUMNS / LANES; ++v) most[v] = larger(load(tile + i * stride + v * LANES), most[v]);
-    for (int c = 0; c < TILE_COLUMNS; c += WAYS * LANES) {
-        Vec s[TILE_LEVELS][WAYS], first[TILE_LEVELS][WAYS];
-        Bits left[WAYS] = {}, top[WAYS];
-        for (int w = 0; w < WAYS; ++w) {
-            top[w] = Bits(most[c / LANES + w]) >> 52;
-            for (int k = 0; k < TILE_LEVELS; ++k) {
-                Mask f = Mask(top[w]) + level_field(1 << 20, k) - (1 << 20);
-                f = f < 1 ? Mask{} + 1 : f;
-                first[k][w] = s[k][w] = Vec(Bits(f) << 52 | HALF);
-            }
+// Where the vectors of a row of columns begin: the last one may overlap the one before, which does no harm.
+inline int64_t place(int64_t v, int64_t columns) {
+    return (v + 1) * LANES <= columns ? v * LANES : columns - LANES;
+}
+
+void tops(const Panel &panel, int64_t margin, int64_t *top) {
+    with(panel, [&](auto x) {
+        for (int64_t v = 0; v * LANES < panel.columns; ++v) {
+            const int64_t at = place(v, panel.columns);
+            Vec most = {};
+            for (int64_t i = 0; i < panel.rows; ++i) most = larger(x.row(i, panel).at(at), most);
+            Mask f = Mask(Bits(most) >> 52) + margin;
+            f = f > MOST_FIELD ? Mask{} + MOST_FIELD : f;
+            __builtin_memcpy(top + at, &f, sizeof f);
         }
-        for (int64_t i = 0; i < rows; ++i)
-            for (int w = 0; w < WAYS; ++w) {
-                Vec r = load(tile + i * stride + c + w * LANES);
-                for (int k = 0; k < TILE_LEVELS; ++k) {
-                    const Vec next = s[k][w] + r;
-                    r -= next - s[k][w];
-                    s[k][w] = next;
-                }
-                left[w] |= Bits(r);
-            }
-        for (int w = 0; w < WAYS; ++w) {
-            const int at = c + w * LANES;
-            // Too large for these levels: something is left over.
-            left[w] = (left[w] & ~SIGN) | Bits(Mask(top[w]) > MOST_FIELD);
-            for (int k = 0; k < TILE_LEVELS; ++k) {
-                const Vec sum = s[k][w] - first[k][w];
-                __builtin_memcpy(part[k] + at, &sum, sizeof sum);
-            }
-            __builtin_memcpy(rest + at, &left[w], sizeof(Bits));
+    });
+}
+
+template <int COUNT>
+struct Rows {
+    static constexpr int n = COUNT;
+};
+
+template <int LEVELS, class Numbers>
+bool columns_levels(Numbers x, const Panel &panel, const ColumnParts &out) {
+    constexpr int ROWS = 8;
+    constexpr int64_t MOST = PANEL_COLUMNS / LANES;
+    const int64_t vectors = (panel.columns + LANES - 1) / LANES;
+    Vec s[LEVELS][MOST], first[LEVELS][MOST], most[MOST];
+    Bits rest[MOST];
+    for (int64_t v = 0; v < vectors; ++v) {
+        Mask top;
+        __builtin_memcpy(&top, out.top + place(v, panel.columns), sizeof top);
+        for (int k = 0; k < LEVELS; ++k) {
+            Mask f = top + (level_field(1 << 20, k) - (1 << 20));
+            f = f < 1 ? Mask{} + 1 : f;
+            first[k][v] = s[k][v] = Vec(Bits(f) << 52 | HALF);
         }
+        most[v] = Vec{};
+        rest[v] = Bits{};
     }
+    const auto add = [&](auto count, int64_t i) {  // some rows at a time, from left to right, as memory likes to be read
+        constexpr int n = decltype(count)::n;
+        Numbers row[n];
+        for (int r = 0; r < n; ++r) row[r] = x.row(i + r, panel);
+        for (int64_t v = 0; v < vectors; ++v) {
+            const int64_t at = place(v, panel.columns);
+            Vec now[LEVELS], high = most[v];
+            Bits left = rest[v];
+            for (int k = 0; k < LEVELS; ++k) now[k] = s[k][v];
+            for (int r = 0; r < n; ++r) {
+                Vec left_over = row[r].at(at);
+                high = larger(left_over, high);
+                for (int k = 0; k < LEVELS; ++k) {
+                    const Vec next = now[k] + left_over;
+                    left_over -= next - now[k];
+                    now[k] = next;
+                }
+                left |= Bits(left_over);
+            }
+            for (int k = 0; k < LEVELS; ++k) s[k][v] = now[k];
+            most[v] = high;
+            rest[v] = left;
+        }
+    };
+    int64_t i = 0;
+    for (; i + ROWS <= panel.rows; i += ROWS) add(Rows<ROWS>(), i);
+    for (; i < panel.rows; ++i) add(Rows<1>(), i);
+    Bits all = {};
+    for (int64_t v = 0; v < vectors; ++v) {
+        const int64_t at = place(v, panel.columns);
+        Mask top;
+        __builtin_memcpy(&top, out.top + at, sizeof top);
+        const Mask found = Mask(Bits(most[v]) >> 52);
+        const Bits left = (rest[v] & ~SIGN) | Bits(found > top);
+        all |= left;
+        for (int k = 0; k < LEVELS; ++k) store(out.part[k] + at, s[k][v] - first[k][v]);
+        __builtin_memcpy(out.rest + at, &left, sizeof left);
+        __builtin_memcpy(out.found + at, &found, sizeof found);
+    }
+    return !any(all);
+}
+
+bool columns(const Panel &panel, int levels, const ColumnParts &out) {
+    return with(panel, [&](auto x) {
+        return levels == 2 ? columns_levels<2>(x, panel, out) : columns_levels<PANEL_LEVELS>(x, panel, out);
+    });
+}
+
+bool add_pairs(const double *a, const double *b, double *sum, double *error, int64_t n) {
+    uint64_t some = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const double s = a[i] + b[i], bb = s - a[i], e = (a[i] - (s - bb)) + (b[i] - bb);
+        sum[i] = s;
+        error[i] = e;
+        some |= e != 0;
+    }
+    return some;
 }
 
 }  // namespace
 
 const SumKernels &sum_kernels() {
-    static constexpr SumKernels all{largest, extract, widen, multiply, every_second, columns};
+    static constexpr SumKernels all{largest, extract, widen, multiply, every_second, tops, columns, add_pairs};
     return all;
 }
 

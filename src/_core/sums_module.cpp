@@ -105,8 +105,11 @@ With `odd`, if it is no float64, the one beside it whose last bit is 1: it can b
 
     m.def(
         "sum_columns",
-        [](nb::handle x_, int lead, nb::handle out_, bool odd) {
-            const Array x(x_, "x", "fd"), out(out_, "out", "d", true);
+        [](nb::handle x_, int lead, nb::handle out_, bool odd, nb::handle y_) {
+            const Array x(x_, "x", "fd"), y(y_.is_none() ? x_ : y_, "y", "fd"), out(out_, "out", "d", true);
+            if (x.shape != y.shape) value_error("x and y differ in shape");
+            if (x.letter != y.letter) type_error("x and y differ in dtype");
+            const bool products = !y_.is_none();
             if (lead < 0 || lead > x.ndim() || x.ndim() < 1)
                 value_error("x must have at least 1 axis, and lead be 0 to the number of its axes");
             int64_t columns = 1;
@@ -114,9 +117,10 @@ With `odd`, if it is no float64, the one beside it whose last bit is 1: it can b
             if (out.shape.size() != 2 || out.shape[1] != columns || out.shape[0] < 1)
                 value_error("out must have shape (terms, " + str(columns) + "), and at least 1 term");
             nb::gil_scoped_release nogil;
-            return sum_columns(x.cells(), lead, reinterpret_cast<double *>(out.data()), out.shape[0], odd);
+            const Cells factors = y.cells();
+            return sum_columns(x.cells(), products ? &factors : nullptr, lead, reinterpret_cast<double *>(out.data()), out.shape[0], odd);
         },
-        "x"_a, "lead"_a, "out"_a, "odd"_a = false,
+        "x"_a, "lead"_a, "out"_a, "odd"_a = false, "y"_a = nb::none(),
         R"(The sums over the first axes of an array.
 
 Parameters
@@ -129,6 +133,8 @@ out : (terms, columns) float64 array, contiguous
     to the sum exactly, the first one the rounded sum (or the largest float64 instead of an infinite one), zeros at the end.
 odd : bool
     Round one term as `sum_round` does then.
+y : array like `x`, optional
+    Sum ``x * y``, each product rounded to float64 (of float32: exact).
 
 Returns
 -------
