@@ -129,6 +129,15 @@ class FakeKernels:
     def steps_at_once(self, offsets: Any) -> int:
         return 3
 
+    def sum_add(self, x: FakeArray, state: np.ndarray) -> None:
+        cpu.sum_add(x.there, state)
+
+    def sum_add_products(self, x: FakeArray, y: FakeArray, state: np.ndarray) -> None:
+        cpu.sum_add_products(x.there, y.there, state)
+
+    def sum_columns(self, x: FakeArray, lead: int, out: np.ndarray, odd: bool = False) -> int:
+        return cpu.sum_columns(x.there, lead, out, odd)
+
     def Boxes(self, boxes: Any, axes: int, dtype: Any) -> FakeBoxes:
         assert 1 <= axes <= 4
         return FakeBoxes(boxes, axes, dtype)

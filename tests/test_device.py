@@ -191,3 +191,33 @@ def test_products(device, dtype):
         _ = x @ mpihpc.asarray(b)
     with pytest.raises(ValueError, match=r"operands lie on .*: use \.to_device to bring them together"):
         _ = x + mpihpc.asarray(a)
+
+
+@pytest.mark.parametrize("dtype", ["?", "i4", "f4", "f8", "c8"])
+def test_reductions(device, dtype):
+    cells, others = numbers((12, 9, 5), dtype), numbers((12, 9, 5), dtype, seed=1)
+
+    def results(where):
+        a, b = mpihpc.asarray(cells, device=where), mpihpc.asarray(others, dims=(1, COMM.size, 1), device=where)
+        for axis in (None, 0, -1, (0, 2)):
+            for name in ("sum", "mean", "var", "std", "prod", "min", "max", "any", "all", "count_nonzero", "norm"):
+                yield getattr(mpihpc, name)(a, axis=axis)
+            yield mpihpc.sum(a, axis=axis, keepdims=True, reproducible=False)
+        for axis in (None, 1):
+            yield mpihpc.argmin(a, axis=axis)
+            yield mpihpc.argmax(a, axis=axis)
+        yield mpihpc.vecdot(a, b)
+        yield mpihpc.vecdot(a, cells)
+        few = mpihpc.asarray(cells[:1, 0, 0], device=where)  # most ranks have none
+        yield mpihpc.min(few)
+        yield mpihpc.argmax(few)
+        yield mpihpc.dot(few, few)
+
+    with np.errstate(all="ignore"):  # products overflow
+        pairs = list(zip(results(device), results("cpu"), strict=True))
+    for found, wanted in pairs:
+        if isinstance(wanted, mpihpc.DistArray):
+            assert found.device is device
+            same(found, wanted)
+        else:
+            assert type(found) is type(wanted) and found.tobytes() == wanted.tobytes()

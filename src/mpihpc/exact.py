@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from mpihpc import _core
 from mpihpc.core.decomposition import Box
+from mpihpc.core.device import CPU, Device
 from mpihpc.dtypes import is_bfloat16
 
 Index = tuple[slice, ...]
 Terms = Callable[[Index], list[list[Any]]]
 
 _PIECE = 1 << 15  # cells
+_LARGE_PIECE = 1 << 22  # of what lies on a GPU, which wants much to do at once
 _ROWS = 64  # of a piece, at least, along the reduced axes
 
 
-def total(terms: Terms, shape: Sequence[int], views: bool) -> NDArray[np.int64]:
+def total(terms: Terms, shape: Sequence[int], views: bool, device: Device = CPU) -> NDArray[np.int64]:
     """The sums over all cells: (components, words). Element-wise sums of such states are states of the sums.
 
     Parameters
@@ -38,20 +40,29 @@ def total(terms: Terms, shape: Sequence[int], views: bool) -> NDArray[np.int64]:
         Of the block.
     views : bool
         Whether terms may be asked for the whole block at once.
+    device : Device
+        Where the terms are.
     """
+    kernels, piece = device.kernels, _PIECE if device is CPU else _LARGE_PIECE
     states = np.zeros((len(terms(_nothing(shape))), _core.SUM_WORDS), np.int64)
-    for at in [_everything(shape)] if views else _pieces(shape, _PIECE):
+    for at in [_everything(shape)] if views and device is CPU else _pieces(shape, piece):
         for state, component in zip(states, terms(at), strict=True):
             for x in component:
                 if isinstance(x, tuple):
-                    _core.sum_add_products(x[0], x[1], state)
+                    kernels.sum_add_products(x[0], x[1], state)
                 else:
-                    _core.sum_add(x, state)
+                    kernels.sum_add(x, state)
     return states
 
 
 def lines(
-    terms: Terms, shape: Sequence[int], axes: Sequence[int], views: bool, complete: bool, odd: bool = False
+    terms: Terms,
+    shape: Sequence[int],
+    axes: Sequence[int],
+    views: bool,
+    complete: bool,
+    odd: bool = False,
+    device: Device = CPU,
 ) -> list[NDArray[np.float64]]:
     """The sums along axes, for each component: (numbers, ...), with length 1 on the axes.
 
@@ -65,22 +76,26 @@ def lines(
         Whether nothing else will be added: then there is one number, the rounded sum; else numbers that add up to it.
     odd : bool
         How it is rounded: see `narrowed`.
+    device : Device
+        Where the terms are; the sums are in host memory.
     """
+    kernels, piece = device.kernels, _PIECE if device is CPU else _LARGE_PIECE
     here = tuple(1 if d in axes else n for d, n in enumerate(shape))
-    if views:
+    if views and device is CPU:
         everything = terms(_everything(shape))
         return [_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), complete, odd, here) for (x,) in everything]
     sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]
     tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
-    for at in _pieces(here, _PIECE // _ROWS):
+    for at in _pieces(here, piece // _ROWS):
         parts: list[NDArray[np.float64] | None] = [None] * len(sums)
-        for rows in _pieces(tall, max(_ROWS, _PIECE // max(1, math.prod(here)))):
+        for rows in _pieces(tall, max(_ROWS, piece // max(1, math.prod(here)))):
             index = tuple(rows[d] if d in axes else s for d, s in enumerate(at))
             for c, component in enumerate(terms(index)):
                 found = []
                 for x in component:
                     x = np.multiply(*x, dtype=float) if isinstance(x, tuple) else x
-                    found.append(_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), False))
+                    x = np.moveaxis(x, axes, range(len(axes)))
+                    found.append(_columns(x, len(axes), False, kernels=kernels))
                 if (before := parts[c]) is not None:
                     found.append(before)
                 parts[c] = found[0] if len(found) == 1 else _columns(np.concatenate(found), 1, False)
@@ -117,12 +132,12 @@ def narrowed(x: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
 
 
 def _columns(
-    x: NDArray[Any], lead: int, complete: bool, odd: bool = False, shape: Sequence[int] = (-1,)
+    x: Any, lead: int, complete: bool, odd: bool = False, shape: Sequence[int] = (-1,), kernels: Any = _core
 ) -> NDArray[np.float64]:
     """The sums over the first axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
     columns = math.prod(x.shape[lead:])
     out = np.empty((1 if complete else 2, columns))
-    while (needed := _core.sum_columns(x, lead, out, odd)) > len(out):
+    while (needed := kernels.sum_columns(x, lead, out, odd)) > len(out):
         out = np.empty((needed, columns))
     return out.reshape(len(out), *shape) if columns else np.empty((len(out), *(shape if shape != (-1,) else (0,))))
 

@@ -262,7 +262,7 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """
     along = _Along(a, axis, keepdims, lambda: a.dtype, some="min")
     start = _limit(a.dtype, largest=True)
-    return along.finish(along.reduce(lambda x, **over: np.min(x, initial=start, **over), np.minimum))
+    return along.finish(along.reduce(np.min, np.minimum, start))
 
 
 @_reduction
@@ -270,7 +270,7 @@ def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The largest cell, or NaN where there is one. Collective. Parameters and result: see `sum`; errors: see `min`."""
     along = _Along(a, axis, keepdims, lambda: a.dtype, some="max")
     start = _limit(a.dtype, largest=False)
-    return along.finish(along.reduce(lambda x, **over: np.max(x, initial=start, **over), np.maximum))
+    return along.finish(along.reduce(np.max, np.maximum, start))
 
 
 @_reduction
@@ -291,7 +291,7 @@ def all(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
 def count_nonzero(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The number of cells that are not zero, as int64. Collective. Parameters and result: see `sum`."""
     along = _Along(a, axis, keepdims, lambda: np.dtype(np.int64))
-    return along.finish(along.reduce(np.count_nonzero, np.add))
+    return along.finish(along.reduce(lambda x, **over: np.sum(x != 0, dtype=np.int64, **over), np.add))
 
 
 @_reduction
@@ -369,9 +369,16 @@ class _Along:
                 dims[d] = p
         self.cut = Decomposition(tuple(shape), tuple(dims))
 
-    def reduce(self, partial: Callable[..., Any], combine: np.ufunc) -> NDArray[Any]:
-        """This rank's part of the result, if the partial ones are ``partial(block, axis=..., keepdims=True)``."""
-        total = self.gather(np.asarray(partial(self.array.local, axis=self.axes, keepdims=True)))
+    def partial(self, function: Callable[..., Any], empty: Any = None) -> NDArray[Any]:
+        """``function(block, axis=..., keepdims=True)`` in host memory; of a block without cells, `empty` if given."""
+        block, device = self.array.local, self.array.device
+        if not block.size and empty is not None:
+            return np.full([1 if d in self.axes else n for d, n in enumerate(block.shape)], empty, self.array.dtype)
+        return np.asarray(device.to_host(function(block, axis=self.axes, keepdims=True)))
+
+    def reduce(self, partial: Callable[..., Any], combine: np.ufunc, empty: Any = None) -> NDArray[Any]:
+        """This rank's part of the result, if the partial ones are `partial`'s (see there)."""
+        total = self.gather(self.partial(partial, empty))
         return combine.reduce(total, axis=self.axes, keepdims=True, dtype=total.dtype)
 
     def exact(self, terms: exact.Terms, views: bool = False, odd: bool = False) -> NDArray[Any]:
@@ -381,10 +388,10 @@ class _Along:
         """
         shape = self.array.box.shape
         if self.kept:
-            sums = exact.lines(terms, shape, self.axes, views, not self.moves, odd)
+            sums = exact.lines(terms, shape, self.axes, views, not self.moves, odd, self.array.device)
             parts = [self.round_lines(x, odd) if self.moves else x[0] for x in sums]
         else:
-            states = exact.total(terms, shape, views)
+            states = exact.total(terms, shape, views, self.array.device)
             self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
             parts = [np.full((1,) * self.array.ndim, _core.sum_round(state, odd)) for state in states]
         if len(parts) == 1:
@@ -439,9 +446,9 @@ class _Along:
             cut = Decomposition(tuple(cut.shape[d] for d in self.kept), tuple(cut.dims[d] for d in self.kept))
         elif not self.kept:
             cut = Decomposition.balanced(cut.shape, cut.size)
-        new = self.array.__class__(cut, self.dtype, comm=self.array.comm)
+        new = self.array.__class__(cut, self.dtype, comm=self.array.comm, device=self.array.device)
         if new.local.size:
-            new.local[...] = total.reshape(new.local.shape)
+            new.local[...] = new.device.asarray(total.reshape(new.local.shape))
         return new
 
 
@@ -466,8 +473,9 @@ def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, repr
     along = _Along(a, axis, keepdims, check)
     wide = np.promote_types(a.dtype, "f8")
     centre = _total(along, wide, reproducible) / along.count
+    centre = a.device.asarray(centre)
     if along.moves:  # back to where the cells are
-        there = a.__class__(along.cut, wide, comm=a.comm)
+        there = a.__class__(along.cut, wide, comm=a.comm, device=a.device)
         there.local[...] = centre
         centre = local_part(there, a)
 
@@ -489,6 +497,8 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             raise ValueError(
                 f"a and b lie on different communicators, of {a.topology.size} and {b.topology.size} ranks"
             )
+        if is_distributed(b) and b.device is not a.device:
+            raise ValueError(f"a lies on {a.device.label}, b on {b.device.label}: use .to_device")
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: they must be equal")
         number_dtype(b.dtype)
@@ -524,10 +534,11 @@ def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     here = np.empty(
         [1 if d in along.axes else n for d, n in enumerate(a.box.shape)], [("value", a.dtype), ("index", np.int64)]
     )
-    here["value"] = pick(a.local, axis=along.axes, keepdims=True, initial=_limit(a.dtype, smallest))
+    here["value"] = along.partial(pick, _limit(a.dtype, smallest))
     here["index"] = np.iinfo(np.int64).max
     if a.local.size:
-        found = getattr(np, name)(a.local, axis=None if axis is None else along.axes[0], keepdims=True)
+        find = getattr(np, name)
+        found: Any = a.device.to_host(find(a.local, axis=None if axis is None else along.axes[0], keepdims=True))
         if axis is None:
             place = np.unravel_index(int(found.reshape(())), a.box.shape)
             found = np.ravel_multi_index([p + s for p, s in zip(place, a.box.start, strict=True)], a.shape)

@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc import _core
+from mpihpc._core import sum_add, sum_add_products, sum_columns
+
+__all__ = ["Boxes", "advance", "checksum", "correlate", "sum_add", "sum_add_products", "sum_columns"]
 
 _MODES = ("wrap", "constant", "nearest", "reflect", "mirror")  # as _core counts them
 

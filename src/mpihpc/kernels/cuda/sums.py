@@ -24,9 +24,9 @@ def sum_add_products(x: Any, y: Any, state: NDArray[np.int64]) -> None:
     _add(x, y, state)
 
 
-def sum_columns(x: Any, lead: int, out: NDArray[np.float64]) -> int:
+def sum_columns(x: Any, lead: int, out: NDArray[np.float64], odd: bool = False) -> int:
     """`mpihpc._core.sum_columns`, in host memory."""
-    return _core.sum_columns(x.get(), lead, out)
+    return _core.sum_columns(x.get(), lead, out, odd)
 
 
 def _add(x: Any, y: Any, state: NDArray[np.int64]) -> None:
