@@ -6,8 +6,8 @@ unasked (`numpy.asarray`, iterating, ``float(x)``, ``if x``), and NumPy arrays b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -167,7 +167,8 @@ class FakeDevice:
         self.label = f"fake ({transport} transport)"
         self.kernels = FakeKernels(self)
         self._posted: list[tuple[np.ndarray, np.ndarray]] = []
-        self.waits = 0
+        self.waits = self.released = 0
+        self._lanes: list[bool] = []
 
     def empty(self, shape: int | Sequence[int], dtype: Any) -> FakeArray:
         new = np.empty(shape, dtype)
@@ -218,11 +219,21 @@ class FakeDevice:
         for out, result in zip(outs, found if ufunc.nout > 1 else (found,), strict=True):
             np.copyto(out, result, casting="unsafe", where=where)
 
-    def wait(self) -> None:
+    def mark(self) -> int:
+        return len(self._posted)
+
+    def wait(self, mark: Any = None) -> None:
+        assert mark is not None or self._lanes.count(False) == 0, "this would wait for work that is to go on meanwhile"
         self.waits += 1
         for here, mail in self._posted:
             mail[...] = here
         self._posted.clear()
 
-    def lane(self, urgent: bool) -> AbstractContextManager[None]:
-        return nullcontext()
+    def release(self) -> None:
+        self.released += 1
+
+    @contextmanager
+    def lane(self, urgent: bool) -> Iterator[None]:
+        self._lanes.append(urgent)
+        yield
+        self._lanes.pop()

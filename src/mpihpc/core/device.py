@@ -84,8 +84,14 @@ class Device(Protocol):
     ) -> None:
         """``ufunc(*inputs, out=outs, where=where, **options)``."""
 
-    def wait(self) -> None:
-        """Until all is done that was begun in the current lane."""
+    def mark(self) -> Any:
+        """What has been begun in the current lane so far, to `wait` for."""
+
+    def wait(self, mark: Any = None) -> None:
+        """Until that is done, or all that was begun in the current lane."""
+
+    def release(self) -> None:
+        """Give back memory that is kept for arrays to come."""
 
     def lane(self, urgent: bool) -> AbstractContextManager[None]:
         """What begins inside waits for all that was begun before, and for nothing that is begun later elsewhere.
@@ -129,7 +135,13 @@ class Cpu:
     ) -> None:
         ufunc(*inputs, out=tuple(outs), where=where, **options)
 
-    def wait(self) -> None:
+    def mark(self) -> None:
+        return None
+
+    def wait(self, mark: Any = None) -> None:
+        pass
+
+    def release(self) -> None:
         pass
 
     def lane(self, urgent: bool) -> AbstractContextManager[None]:

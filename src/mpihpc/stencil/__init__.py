@@ -383,7 +383,10 @@ def evolve(
     options: dict[str, Any] = {"comm": u.comm, "device": u.device, "mode": mode, "cval": cval, "threads": threads}
     options |= {"field": field, "exact": exact, "overlap": overlap, "total": count}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
-    return plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
+    result = plan.run(padded_copy(u, work, plan.stencil.halo.width), count, callback)
+    del plan
+    u.device.release()
+    return result
 
 
 def leapfrog(
@@ -435,7 +438,10 @@ def leapfrog(
     options |= {"field": field, "overlap": overlap, "total": count}
     plan = Leapfrog(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
     width = plan.stencil.halo.width
-    return plan.run(padded_copy(u, work, width), padded_copy(previous, work, width), count, callback)
+    result = plan.run(padded_copy(u, work, width), padded_copy(previous, work, width), count, callback)
+    del plan
+    u.device.release()
+    return result
 
 
 def _read(
