@@ -84,11 +84,8 @@ class Device(Protocol):
     ) -> None:
         """``ufunc(*inputs, out=outs, where=where, **options)``."""
 
-    def mark(self) -> Any:
-        """What has been begun in the current lane so far, to `wait` for."""
-
-    def wait(self, mark: Any = None) -> None:
-        """Until that is done, or all that was begun in the current lane."""
+    def wait(self) -> None:
+        """Until all is done that was begun in the current lane."""
 
     def release(self) -> None:
         """Give back memory that is kept for arrays to come."""
@@ -135,10 +132,7 @@ class Cpu:
     ) -> None:
         ufunc(*inputs, out=tuple(outs), where=where, **options)
 
-    def mark(self) -> None:
-        return None
-
-    def wait(self, mark: Any = None) -> None:
+    def wait(self) -> None:
         pass
 
     def release(self) -> None:

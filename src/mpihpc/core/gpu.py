@@ -104,11 +104,8 @@ class Gpu:
         for out, result in zip(outs, found if ufunc.nout > 1 else (found,), strict=True):
             self._cupy.copyto(out, result, casting="unsafe", where=None if where is True else where)
 
-    def mark(self) -> Any:
-        return self._cupy.cuda.get_current_stream().record()
-
-    def wait(self, mark: Any = None) -> None:
-        (mark or self._cupy.cuda.get_current_stream()).synchronize()
+    def wait(self) -> None:
+        self._cupy.cuda.get_current_stream().synchronize()
 
     def release(self) -> None:
         self._cupy.get_default_memory_pool().free_all_blocks()

@@ -159,7 +159,7 @@ class Exchange:
         self._received = len(schedule.receives), schedule.cells_received, size
         self._device = device
         self._requests: list[MPI.Prequest] = []
-        self._posted, self._ready = True, None
+        self._posted = True
 
         def boxes(boxes: Iterable[Box], origin: Sequence[int] | None) -> Any:
             where = [[(s.start, s.stop) for s in box.slices(origin)] for box in boxes]
@@ -188,7 +188,7 @@ class Exchange:
         if self._pack:
             self._pack.pack(source, self._packed)
             self._device.post(self._packed, self._leaving)
-        self._posted, self._ready = False, self._device.mark()
+        self._posted = False
         if self._device is CPU:
             self._send()
 
@@ -196,7 +196,7 @@ class Exchange:
         sent.add(*self._sent)
         received.add(*self._received)
         if self._requests:
-            self._device.wait(self._ready)  # by now, other work may have been begun
+            self._device.wait()
             MPI.Prequest.Startall(self._requests)
         self._posted = True
 
