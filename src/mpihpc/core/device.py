@@ -79,10 +79,13 @@ class Device(Protocol):
         """Bring bytes from where MPI wrote them. Whoever works on `here` next finds them."""
 
     def wait(self) -> None:
-        """Until all is done that was begun in the current lane."""
+        """Until all is done that was begun in the current lane.
+
+        Only then may MPI write to rows from `mailbox`: what used their memory before may not be through with it.
+        """
 
     def lane(self, urgent: bool) -> AbstractContextManager[None]:
-        """What begins inside waits for all that was begun before, and for nothing that is begun later elsewhere.
+        """What begins inside waits for what was begun before the outermost lane, and for nothing begun elsewhere since.
 
         Lanes may lie in each other; what follows the outermost waits for all that was begun in them.
         """
