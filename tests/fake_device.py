@@ -6,8 +6,8 @@ unasked (`numpy.asarray`, iterating, ``float(x)``, ``if x``), and NumPy arrays b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -140,15 +140,16 @@ class FakeKernels:
 
     def Boxes(self, boxes: Any, axes: int, dtype: Any) -> FakeBoxes:
         assert 1 <= axes <= 4
-        return FakeBoxes(boxes, axes, dtype)
+        return FakeBoxes(self._device, boxes, axes, dtype)
 
 
 class FakeBoxes:
-    def __init__(self, boxes: Any, axes: int, dtype: Any) -> None:
-        self._boxes = cpu.Boxes(boxes, axes, dtype)
+    def __init__(self, device: FakeDevice, boxes: Any, axes: int, dtype: Any) -> None:
+        self._device, self._boxes = device, cpu.Boxes(boxes, axes, dtype)
 
     def pack(self, array: FakeArray, buffer: FakeArray) -> None:
         self._boxes.pack(array.there, buffer.there)
+        self._device.written(buffer)
 
     def unpack(self, buffer: FakeArray, array: FakeArray) -> None:
         self._boxes.unpack(buffer.there, array.there)
@@ -158,7 +159,10 @@ class FakeBoxes:
 
 
 class FakeDevice:
-    """See `mpihpc.core.device.Device`. What it is told to post is not there before `wait`."""
+    """See `mpihpc.core.device.Device`.
+
+    What it is told to post is not there before `wait`, and what MPI writes to a new mailbox before that is lost.
+    """
 
     name, identity, line = "gpu", "fake", 128
 
@@ -167,6 +171,8 @@ class FakeDevice:
         self.label = f"fake ({transport} transport)"
         self.kernels = FakeKernels(self)
         self._posted: list[tuple[np.ndarray, np.ndarray]] = []
+        self._new: list[np.ndarray] = []
+        self._lanes: list[bool] = []
         self.waits = self.released = 0
 
     def empty(self, shape: int | Sequence[int], dtype: Any) -> FakeArray:
@@ -190,7 +196,13 @@ class FakeDevice:
 
     def mailbox(self, nbytes: int) -> tuple[FakeArray, Any]:
         here = self.empty(nbytes, np.uint8)
-        return here, here if self.direct else np.full(nbytes, 0x5A, np.uint8)
+        mail = here if self.direct else np.full(nbytes, 0x5A, np.uint8)
+        self._new.append(here.there if self.direct else mail)
+        return here, mail
+
+    def written(self, row: FakeArray) -> None:
+        """The device itself writes to a mailbox: it knows what it has begun before."""
+        self._new = [new for new in self._new if new is not row.there]
 
     def post(self, here: FakeArray, mail: Any) -> None:
         if mail is not here:
@@ -219,7 +231,11 @@ class FakeDevice:
             np.copyto(out, result, casting="unsafe", where=where)
 
     def wait(self) -> None:
+        assert not self._lanes or self._lanes[-1], "MPI would wait for the middle of the block"
         self.waits += 1
+        for row in self._new:
+            row.fill(0x5A)
+        self._new.clear()
         for here, mail in self._posted:
             mail[...] = here
         self._posted.clear()
@@ -227,5 +243,8 @@ class FakeDevice:
     def release(self) -> None:
         self.released += 1
 
-    def lane(self, urgent: bool) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def lane(self, urgent: bool) -> Iterator[None]:
+        self._lanes.append(urgent)
+        yield
+        self._lanes.pop()

@@ -88,6 +88,7 @@ def run(machine: Recorder, case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray
     with pytest.MonkeyPatch.context() as patch:
         if case["wide"]:
             patch.setattr(plan, "_NARROW", 0)
+            patch.setattr(plan, "_launches", plan._launches.__wrapped__)  # nothing of this is kept
         plan.advance(machine, dst=dst, kept=kept, **arguments)
     result = dst.copy()
     dst[...] = 7
@@ -180,6 +181,7 @@ def test_the_host_sees_races(tmp_path) -> None:
             dst, box_ = np.empty_like(whole), [(0, 20), (3, 53)]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(plan, "choose", lambda *_: kernel)
+                patch.setattr(plan, "_launches", plan._launches.__wrapped__)
                 plan.advance(machine, src, dst, offsets, weights, 3, box_, box_, modes, 1.5)
             right[name, backwards] = np.array_equal(dst, expected)
     assert [name for name in texts if right[name, False] and right[name, True]] == ["whole"]
@@ -329,6 +331,29 @@ def test_choice_of_kernels() -> None:
     assert plan.choose(seven, 3, 4, SHARED["sm_90"], (0, 20, 24)).tile == (20, 24)
     assert plan.choose(seven, 3, 1, SHARED["sm_90"], (0, 5, 24)).tile == (5, 24)
     assert plan.choose(seven, 3, 1, SHARED["sm_90"], (0, 5000, 5000)).tile == (1, 1024)
+
+
+def test_what_is_kept_of_a_call() -> None:
+    """The same call is planned once; taps, weights and constants are told apart by their bits, wherever they lie."""
+    offsets, weights = np.array([[0, -1], [0, 1]]), np.array([0.5, 0.0])
+    src, dst = np.ones((9, 80)), np.ones((5, 70))
+    box = [(2, 7), (2, 72)]
+    given = {"steps": 2, "box": box, "edges": [(0, 9), (0, 80)], "modes": ["wrap", "constant"]}
+    machine, planned = Recorder(), plan._launches.cache_info
+
+    def call(cval: float = 0.0) -> int:
+        before = planned().misses
+        plan.advance(machine, src, dst, offsets, weights, cval=cval, **given)
+        return planned().misses - before
+
+    assert [call(), call(), call(-0.0), call(), call(1.0)] == [1, 0, 1, 0, 1]
+    weights[1] = -0.0
+    assert [call(), call()] == [1, 0]
+    offsets[1, 1] = 0
+    assert [call(), call()] == [1, 0]
+    assert len(machine.kernels) == 3
+    with pytest.raises(ValueError, match="src and dst overlap in memory"):
+        plan.advance(machine, src, src[:5, :70], offsets, weights, **given)
 
 
 def test_planes_of_a_block() -> None:

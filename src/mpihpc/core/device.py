@@ -85,13 +85,16 @@ class Device(Protocol):
         """``ufunc(*inputs, out=outs, where=where, **options)``."""
 
     def wait(self) -> None:
-        """Until all is done that was begun in the current lane."""
+        """Until all is done that was begun in the current lane.
+
+        Only then may MPI write to rows from `mailbox`: what used their memory before may not be through with it.
+        """
 
     def release(self) -> None:
         """Give back memory that is kept for arrays to come."""
 
     def lane(self, urgent: bool) -> AbstractContextManager[None]:
-        """What begins inside waits for all that was begun before, and for nothing that is begun later elsewhere.
+        """What begins inside waits for what was begun before the outermost lane, and for nothing begun elsewhere since.
 
         Lanes may lie in each other; what follows the outermost waits for all that was begun in them.
         """

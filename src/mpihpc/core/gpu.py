@@ -47,7 +47,9 @@ class Gpu:
         # Priorities: the lower, the more urgent.
         self._streams = [cupy.cuda.Stream(non_blocking=True, priority=priority) for priority in (0, -5)]
         self._depth = 0
+        self._begun: Any = None  # an event: all that was begun before the outermost lane
         self._loose: list[Any] = []  # events at the end of lanes that others have not waited for
+        self._read: list[tuple[Any, Any]] = []  # pinned rows, and events after which they have been copied
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         return self._cupy.empty(shape, dtype)
@@ -92,6 +94,9 @@ class Gpu:
         if mail is not here:
             copied.to_device += here.nbytes
             here.data.copy_from_host_async(mail.ctypes.data, here.nbytes)
+            # CuPy gives pinned memory that nobody holds to the next who asks, who may be MPI.
+            self._read = [(event, row) for event, row in self._read if not event.done]
+            self._read.append((self._cupy.cuda.get_current_stream().record(), mail))
 
     def apply(
         self, ufunc: np.ufunc, inputs: Sequence[Any], outs: Sequence[Any], where: Any, options: Mapping[str, Any]
@@ -114,7 +119,9 @@ class Gpu:
     @contextmanager
     def lane(self, urgent: bool) -> Iterator[None]:
         outer, stream = self._cupy.cuda.get_current_stream(), self._streams[urgent]
-        stream.wait_event(outer.record())
+        if not self._depth:
+            self._begun = outer.record()
+        stream.wait_event(self._begun)
         self._depth += 1
         try:
             with stream:

@@ -248,12 +248,10 @@ class Delivery:
         itemsize, self.nbytes = source.dtype.itemsize, 0
         self._device, self._dtype = device, source.dtype
         self._parts = [(there, source[here.slices(origin)]) for here, there in schedule.copies]
-        self._arriving: list[tuple[MPI.Request, Message, Any, Any]] = []
         # Each begins with the next rank, so that not all send to the first one first.
-        for message in sorted(schedule.receives, key=lambda message: (rank - message.peer) % size):
-            here, mail = device.mailbox(message.cells * itemsize)
-            self.nbytes += here.nbytes
-            self._arriving.append((_post(topology.private.Irecv, mail, message.peer, tag), message, here, mail))
+        receives = sorted(schedule.receives, key=lambda message: (rank - message.peer) % size)
+        rows = [device.mailbox(message.cells * itemsize) for message in receives]
+        self.nbytes += sum(here.nbytes for here, _ in rows)
         packed: dict[tuple[Box, ...], Any] = {}  # several peers may need the same
         self._sends: list[tuple[MPI.Request, Any]] = []
         for message in schedule.sends:
@@ -265,6 +263,9 @@ class Delivery:
             self.nbytes += 0 if in_place else row.nbytes
             packed[boxes] = device.outgoing(row.view(np.uint8))
         device.wait()
+        self._arriving: list[tuple[MPI.Request, Message, Any, Any]] = []
+        for message, (here, mail) in zip(receives, rows, strict=True):
+            self._arriving.append((_post(topology.private.Irecv, mail, message.peer, tag), message, here, mail))
         for message in sorted(schedule.sends, key=lambda message: (message.peer - rank) % size):
             row = packed[tuple(message.boxes)]
             self._sends.append((_post(topology.private.Isend, row, message.peer, tag), row))

@@ -135,7 +135,7 @@ class Stencil:
         else:
             # Launches return at once, so there is always something to overlap with.
             steps = fuse or min(self.device.kernels.steps_at_once(taps.offsets), max(1, total or MOST_FUSED))
-            self.fusing = Fusing(steps, overlap is not False and topology.size > 1, None)
+            self.fusing = Fusing(steps, topology.size > 1 if overlap is None else overlap, None)
         steps = self.fusing.steps
         self.halo = Halo(
             decomposition,
@@ -193,10 +193,10 @@ class Stencil:
         """
         with self.device.lane(urgent=True):
             self.halo.start(padded)
-            with self.device.lane(urgent=False):
-                for box in self._early:
+            for box in self._early:
+                with self.device.lane(urgent=False):
                     self._advance(padded, out, steps, box, previous, kept)
-                    self.halo.progress()
+                self.halo.progress()  # on a GPU it waits for the messages to be packed, and not for the middle
             self.halo.finish(padded)
             if previous is not None and steps > 1:
                 self.halo.exchange(previous)

@@ -136,6 +136,7 @@ class Boxes:
         self._boxes = boxes
         self._dtype = np.dtype(dtype)
         self._table = _cupy().asarray(table)
+        self._checked: dict[Any, np.ndarray] = {}  # strides of arrays like those that were seen to fit
 
     def pack(self, array: Any, buffer: Any) -> None:
         """Copy the boxes of `array` into `buffer`, a row of at least so many bytes."""
@@ -147,22 +148,28 @@ class Boxes:
 
     def _move(self, verb: str, buffer: Any, array: Any) -> None:
         with _device_of(array=array, buffer=buffer) as device:
-            strides = plan.check_boxes(self._boxes, self._dtype, array, buffer)
+            strides = self._strides(array, buffer)
             pointers = buffer.data.ptr, array.data.ptr, self._table.data.ptr
             self._launch(device, verb, *pointers, len(self._boxes), strides)
 
     def copy(self, source: Any, others: Boxes, target: Any) -> None:
         """Copy the boxes of `source` to those of `target`, which are `others`: as many, of the same shapes."""
         with _device_of(source=source, target=target) as device:
-            strides = plan.check_boxes(self._boxes, self._dtype, source)
-            there = plan.check_boxes(others._boxes, self._dtype, target)
+            strides, there = self._strides(source), others._strides(target)
             tables = self._table.data.ptr, others._table.data.ptr
             self._launch(device, "copy", source.data.ptr, target.data.ptr, *tables, len(self._boxes), strides, there)
 
+    def _strides(self, array: Any, buffer: Any = None) -> np.ndarray:
+        """`plan.check_boxes`, once for all arrays that are alike."""
+        alike = plan.Layout.of(array), plan.Layout.of(buffer)
+        if alike not in self._checked:
+            self._checked[alike] = plan.check_boxes(self._boxes, self._dtype, array, buffer)
+        return self._checked[alike]
+
     def _launch(self, device: Any, verb: str, *arguments: Any) -> None:
         if self._cells:
-            blocks = min(-(-self._cells // BOX_THREADS), 16 * device.attributes["MultiProcessorCount"])
-            _mover(device.id, self._dtype.itemsize, verb)((blocks,), (BOX_THREADS,), arguments)
+            mover, processors = _mover(device.id, self._dtype.itemsize, verb)
+            mover((min(-(-self._cells // BOX_THREADS), 16 * processors),), (BOX_THREADS,), arguments)
 
 
 @cache
@@ -224,5 +231,7 @@ class _Gpu:
 
 
 @cache
-def _mover(device: int, itemsize: int, verb: str) -> Any:
-    return _cupy().RawModule(code=boxes_source(itemsize), options=("--std=c++17",)).get_function(verb)
+def _mover(device: int, itemsize: int, verb: str) -> tuple[Any, int]:
+    """What packs, unpacks or copies, and the processors of the device."""
+    module = _cupy().RawModule(code=boxes_source(itemsize), options=("--std=c++17",))
+    return module.get_function(verb), _machine(device, True).processors

@@ -35,6 +35,7 @@ _USEFUL = 0.4  # of the cells of a fused tile's frame, those that are result: at
 _MOST_ON_AXES = {1: (16, 8, 5, 4), 2: (10, 5, 3, 2), 3: (4, 3, 2, 1)}
 _MOST_IN_BOX = {1: (16, 8, 5, 4), 2: (8, 3, 2, 1), 3: (2, 1)}
 
+NAMES = ("src", "dst", "field", "previous", "kept")
 Pairs = Sequence[tuple[int, int]]
 
 
@@ -54,11 +55,63 @@ class Machine(Protocol):
         """Start a kernel with src, dst, field, previous and kept, each the address of the cell at the origin."""
 
 
+class Layout(NamedTuple):
+    """An array, but for where it lies."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @classmethod
+    def of(cls, array: Any) -> Layout | None:
+        return None if array is None else cls(array.shape, array.strides, array.dtype)
+
+    @classmethod
+    def contiguous(cls, shape: tuple[int, ...], dtype: np.dtype) -> Layout:
+        """Rows one behind the other."""
+        strides = [dtype.itemsize * math.prod(shape[d + 1 :]) for d in range(len(shape))]
+        return cls(shape, tuple(strides), dtype)
+
+
 class Placed(NamedTuple):
     """An array, and the coordinates of its first cell."""
 
-    array: Any
+    array: Layout | None
     start: Sequence[int]
+
+
+class Launch(NamedTuple):
+    """One launch, but for where its arrays lie.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        What runs.
+    blocks : int
+        How many of them.
+    geometry : array of one `GEOMETRY`
+        Its numbers.
+    behind : 5 int
+        Bytes from the cell at the origin to the first cell, of src, dst, field, previous and kept.
+    shape : tuple of int
+        Of what it writes.
+    last : bool
+        Whether it writes `dst`, and not an array in between.
+    keeps : bool
+        Whether it writes the values of one step less too.
+    """
+
+    kernel: Kernel
+    blocks: int
+    geometry: np.ndarray
+    behind: tuple[int, ...]
+    shape: tuple[int, ...]
+    last: bool
+    keeps: bool
 
 
 def advance(
@@ -81,11 +134,59 @@ def advance(
 
     Between launches the values lie in new arrays, as large as the steps that are left need them.
     """
-    taps = np.asarray(offsets, np.int64).reshape(-1, src.ndim)
-    numbers = np.asarray(weights)
-    check(machine, src, dst, taps, numbers, steps, box, edges, modes, tile, field, previous, kept)
-    if 0 in dst.shape:
+    numbers, arrays = np.asarray(weights), (src, dst, field, previous, kept)
+    # All but the addresses is the same from step to step, and planned once. Bytes tell -0.0 from 0.0.
+    launches = _launches(
+        machine.shared,
+        machine.processors,
+        tuple(map(Layout.of, arrays)),
+        np.asarray(offsets, np.int64).tobytes(),
+        (numbers.tobytes(), numbers.dtype, numbers.shape),
+        steps,
+        tuple(map(tuple, box)),
+        tuple(map(tuple, edges)),
+        tuple(modes),
+        np.complex128(cval).tobytes(),
+        tuple(tile),
+    )
+    if not launches:
         return
+    check_addresses(machine, arrays)
+    now, before = src, previous
+    for launch in launches:
+        new, old = dst, kept
+        if not launch.last:
+            new = machine.empty(launch.shape, src.dtype)
+            old = machine.empty(launch.shape, src.dtype) if launch.keeps else None
+        given = zip((now, new, field, before, old), launch.behind, strict=True)
+        addresses = [0 if array is None else machine.address(array) - behind for array, behind in given]
+        machine.launch(launch.kernel, launch.blocks, addresses, launch.geometry)
+        before = now if previous is not None and old is None else old
+        now = new
+
+
+@lru_cache(maxsize=1024)
+def _launches(
+    shared: int,
+    processors: int,
+    arrays: tuple[Layout | None, ...],
+    offsets: bytes,
+    weights: tuple[bytes, np.dtype, tuple[int, ...]],
+    steps: int,
+    box: Pairs,
+    edges: Pairs,
+    modes: Sequence[str],
+    cval: bytes,
+    tile: Sequence[int],
+) -> list[Launch]:
+    """The launches of `advance`."""
+    src, dst, field, previous, kept = arrays
+    assert src and dst
+    taps = np.frombuffer(offsets, np.int64).reshape(-1, src.ndim)
+    numbers = np.frombuffer(weights[0], weights[1]).reshape(weights[2])
+    check(src, dst, taps, numbers, steps, box, edges, modes, tile, field, previous, kept)
+    if 0 in dst.shape:
+        return []
     stencil = Kernel(
         dtype=_code(src.dtype),
         offsets=tuple(on_four(tap, 0) for tap in taps.tolist()),
@@ -100,9 +201,10 @@ def advance(
     )
     reach = [stencil.reach[axis] for axis in _AXES[src.ndim]]
     origin = (0,) * src.ndim
-    now, before, left = Placed(src, origin), Placed(previous, origin), steps
+    now, before, left, launches = Placed(src, origin), Placed(previous, origin), steps, []
     while left:
-        kernel = choose(stencil, src.ndim, left, machine.shared, tuple(tile))
+        kernel = choose(stencil, src.ndim, left, shared, tile)
+        assert now.array
         away = sum(max(pair) * abs(stride) for pair, stride in zip(reach, now.array.strides, strict=True))
         if away >= _NARROW * src.dtype.itemsize:
             kernel = replace(kernel, wide=True)
@@ -113,18 +215,24 @@ def advance(
             for (lo, hi), (first, end), (a, b), mode in zip(box, edges, reach, modes, strict=True)
         ]
         start, shape = [lo for lo, _ in region], tuple(hi - lo for lo, hi in region)
-        new = Placed(machine.empty(shape, src.dtype) if left else dst, start)
+        between = Layout.contiguous(shape, src.dtype)
+        new = Placed(between if left else dst, start)
         old = Placed(None, start)
         if previous is not None and not left:
             old = Placed(kept, start)
         elif previous is not None and kernel.steps > 1:
-            old = Placed(machine.empty(shape, src.dtype), start)
-        arrays = (now, new, Placed(field, origin), before, old)
-        geometry = _geometry(kernel, region, edges, arrays, cval, on_four(tile or (0,) * src.ndim, 0)[0], machine)
-        addresses = [_at_origin(machine, placed) for placed in arrays]
-        machine.launch(kernel, math.prod(geometry["blocks"][0].tolist()), addresses, geometry)
+            old = Placed(between, start)
+        each = (now, new, Placed(field, origin), before, old)
+        planes = on_four(tile or origin, 0)[0]
+        geometry = _geometry(
+            kernel, region, edges, each, complex(np.frombuffer(cval, complex)[0]), planes, shared, processors
+        )
+        blocks = math.prod(geometry["blocks"][0].tolist())
+        behind = tuple(map(_behind, each))
+        launches.append(Launch(kernel, blocks, geometry, behind, shape, not left, old.array is not None))
         before = now if old.array is None else old
         now = new
+    return launches
 
 
 @lru_cache(maxsize=256)
@@ -226,7 +334,8 @@ def _geometry(
     arrays: Sequence[Placed],
     cval: complex,
     planes: int,
-    machine: Machine,
+    shared: int,
+    processors: int,
 ) -> np.ndarray:
     """The numbers of a launch, as an array of one `GEOMETRY`."""
     geometry = np.zeros(1, GEOMETRY)
@@ -234,14 +343,14 @@ def _geometry(
     for d, axis in enumerate(_AXES[len(region)]):
         geometry["lo"][0, axis], geometry["hi"][0, axis] = region[d]
         geometry["first"][0, axis], geometry["end"][0, axis] = edges[d]
-        for name, (array, _) in zip(("src", "dst", "field", "previous", "kept"), arrays, strict=True):
+        for name, (array, _) in zip(NAMES, arrays, strict=True):
             if array is not None:
                 geometry[name][0, axis] = array.strides[d] // array.dtype.itemsize
     lengths = (geometry["hi"] - geometry["lo"])[0].tolist()
     blocks = [-(-n // cells) for n, cells in zip(lengths[1:], (1, *kernel.tile), strict=True)]
     rounds = sum(kernel.reach[0]) if kernel.steps == 1 else kernel.steps * (kernel.reach[0][0] + kernel.lag)
-    beside = kernel.beside if kernel.steps == 1 else min(kernel.beside, machine.shared // kernel.shared)
-    planes = planes or planes_of(lengths[0], math.prod(blocks), rounds, machine.processors * beside)
+    beside = kernel.beside if kernel.steps == 1 else min(kernel.beside, shared // kernel.shared)
+    planes = planes or planes_of(lengths[0], math.prod(blocks), rounds, processors * beside)
     planes = min(planes, _MOST_PLANES)
     geometry["blocks"] = [-(-lengths[0] // planes), *blocks]
     geometry["planes"] = planes
@@ -249,18 +358,15 @@ def _geometry(
     return geometry
 
 
-def _at_origin(machine: Machine, placed: Placed) -> int:
-    """Where the cell at the origin of coordinates would lie; 0: there is no array."""
-    if placed.array is None:
-        return 0
-    behind = sum(start * stride for start, stride in zip(placed.start, placed.array.strides, strict=True))
-    return machine.address(placed.array) - behind
+def _behind(placed: Placed) -> int:
+    """Bytes from the cell at the origin of coordinates, there or not, to the first cell of an array."""
+    strides = placed.array.strides if placed.array else (0,) * len(placed.start)
+    return sum(start * stride for start, stride in zip(placed.start, strides, strict=True))
 
 
 def check(
-    machine: Machine,
-    src: Any,
-    dst: Any,
+    src: Layout,
+    dst: Layout,
     taps: np.ndarray,
     weights: np.ndarray,
     steps: int,
@@ -268,9 +374,9 @@ def check(
     edges: Pairs,
     modes: Sequence[str],
     tile: Sequence[int],
-    field: Any,
-    previous: Any,
-    kept: Any,
+    field: Layout | None,
+    previous: Layout | None,
+    kept: Layout | None,
 ) -> None:
     """Refuse what a kernel would fall over, in the words of the other rooms."""
     code = _code(src.dtype)
@@ -326,8 +432,22 @@ def check(
             read = max(read[0], first), min(read[1], end)
         if read[0] < 0 or read[1] > n:
             raise ValueError(f"cells {read[0]} to {read[1]} are read on axis {d} of {n}")
-    named = {"src": src, "dst": dst, "field": field, "previous": previous, "kept": kept}
-    spans = {name: _span(machine, name, array) for name, array in named.items() if array is not None}
+    for name, array in zip(NAMES, (src, dst, field, previous, kept), strict=True):
+        if array is not None and array.strides[-1] != array.dtype.itemsize and array.shape[-1] > 1:
+            size = array.dtype.itemsize
+            raise ValueError(f"{name} has a stride of {array.strides[-1]} bytes on its last axis, it needs {size}")
+
+
+def check_addresses(machine: Machine, arrays: Sequence[Any]) -> None:
+    """Refuse arrays, named as in `NAMES`, whose cells lie askew or in the way of others."""
+    spans = {}
+    for name, array in zip(NAMES, arrays, strict=True):
+        if array is not None:
+            address = machine.address(array)
+            before, after, aligned = _span(array.shape, array.strides, array.dtype)
+            if address % array.dtype.itemsize or not aligned:
+                raise ValueError(f"{name} is not aligned to {array.dtype.itemsize} bytes")
+            spans[name] = address - before, address + after
     for written in ("dst", "kept"):
         for name in spans:
             if written in spans and name != written:
@@ -336,15 +456,12 @@ def check(
                     raise ValueError(f"{name} and {written} overlap in memory")
 
 
-def _span(machine: Machine, name: str, array: Any) -> tuple[int, int]:
-    """The range of addresses of an array that kernels can read."""
-    size, address = array.dtype.itemsize, machine.address(array)
-    if array.strides[-1] != size and array.shape[-1] > 1:
-        raise ValueError(f"{name} has a stride of {array.strides[-1]} bytes on its last axis, it needs {size}")
-    if address % size or any(stride % size for stride in array.strides):
-        raise ValueError(f"{name} is not aligned to {size} bytes")
-    reach = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
-    return address + sum(min(r, 0) for r in reach), address + sum(max(r, 0) for r in reach) + size
+@lru_cache(maxsize=1024)
+def _span(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype) -> tuple[int, int, bool]:
+    """Bytes that an array reaches before and behind its first cell's address; whether its strides are whole cells."""
+    reach = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
+    after = sum(max(r, 0) for r in reach) + dtype.itemsize
+    return -sum(min(r, 0) for r in reach), after, not any(stride % dtype.itemsize for stride in strides)
 
 
 def describe(boxes: Sequence[Pairs]) -> np.ndarray:

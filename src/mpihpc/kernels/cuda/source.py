@@ -69,6 +69,14 @@ class Kernel:
     wide: bool = False
     flat: bool = False
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Kept, because every launch asks for it."""
+        return hash((self.dtype, self.offsets, self.weights, self.modes, self.steps, self.tile, self.wide))
+
     @cached_property
     def reach(self) -> tuple[tuple[int, int], ...]:
         """How far the taps reach before and behind a cell on each axis; alike where the boundary mirrors."""
