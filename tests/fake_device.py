@@ -6,6 +6,7 @@ unasked (`numpy.asarray`, iterating, ``float(x)``, ``if x``), and NumPy arrays b
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -161,7 +162,15 @@ class FakeBoxes:
 class FakeDevice:
     """See `mpihpc.core.device.Device`.
 
-    What it is told to post is not there before `wait`, and what MPI writes to a new mailbox before that is lost.
+    What it is told to post is not there before `wait`; what MPI writes to a new mailbox before that is lost; what it
+    is told to fetch must not be written to before.
+
+    Attributes
+    ----------
+    waits : int
+        How often somebody waited.
+    pinned_now, pinned_most : int
+        Bytes of host memory that `pinned` has handed out and that are in use, and the most that ever were.
     """
 
     name, identity, line = "gpu", "fake", 128
@@ -172,8 +181,9 @@ class FakeDevice:
         self.kernels = FakeKernels(self)
         self._posted: list[tuple[np.ndarray, np.ndarray]] = []
         self._new: list[np.ndarray] = []
+        self._fetched: list[np.ndarray] = []
         self._lanes: list[bool] = []
-        self.waits = self.released = 0
+        self.waits = self.released = self.pinned_now = self.pinned_most = 0
 
     def empty(self, shape: int | Sequence[int], dtype: Any) -> FakeArray:
         new = np.empty(shape, dtype)
@@ -193,6 +203,16 @@ class FakeDevice:
     def to_host(self, array: FakeArray) -> np.ndarray:
         copied.to_host += array.nbytes
         return array.there.copy()
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        row = np.full(nbytes, 0x5A, np.uint8)
+        self.pinned_now += nbytes
+        self.pinned_most = max(self.pinned_most, self.pinned_now)
+        weakref.finalize(row, self._unpin, nbytes)
+        return row
+
+    def _unpin(self, nbytes: int) -> None:
+        self.pinned_now -= nbytes
 
     def mailbox(self, nbytes: int) -> tuple[FakeArray, Any]:
         here = self.empty(nbytes, np.uint8)
@@ -220,6 +240,9 @@ class FakeDevice:
         if mail is not here:
             copied.to_device += here.nbytes
             here.there[...] = mail
+            owner = mail if mail.base is None else mail.base
+            owner.flags.writeable = False
+            self._fetched.append(owner)
 
     def apply(self, ufunc: np.ufunc, inputs: Any, outs: Any, where: Any, options: Any) -> None:
         """As in `mpihpc.core.gpu`: CuPy's ufuncs know no `where`, and one `out` only."""
@@ -239,6 +262,9 @@ class FakeDevice:
         for here, mail in self._posted:
             mail[...] = here
         self._posted.clear()
+        for owner in self._fetched:
+            owner.flags.writeable = True
+        self._fetched.clear()
 
     def release(self) -> None:
         self.released += 1

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpihpc
-from mpihpc.io import filling, layout, reading, series
+from mpihpc.core import staging
+from mpihpc.io import filling, layout, series
 
 
 def grids(size, ndim):
@@ -96,7 +97,7 @@ def test_all_formats_and_dtypes_read_alike(comm, shared_tmp_path):
 
 @pytest.mark.parametrize("limit", [1, 24, 100, 10_000])
 def test_slabs_cover_each_cell_once(comm, shared_tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(reading, "_SLAB_BYTES", limit * 8)
+    monkeypatch.setattr(staging, "SLAB_BYTES", limit * 8)
     whole = np.random.default_rng(0).random((9, 7, 5))
 
     def make():

@@ -6,7 +6,7 @@ from pathlib import Path
 import mpihpc
 
 FLOORS = [
-    ("machine", ["kernels", "core.device", "core.gpu", "core.failure", "core.watchdog", "_core"]),
+    ("machine", ["kernels", "core.device", "core.gpu", "core.staging", "core.failure", "core.watchdog", "_core"]),
     ("geometry", ["core.decomposition", "core.projection", "core.topology"]),
     ("movement", ["core.transfer", "core.halo"]),
     ("array", ["array", "creation", "arithmetic", "dtypes", "exact", "reductions"]),

@@ -15,6 +15,7 @@ from mpihpc.core.decomposition import Box, Decomposition, Whole, Width, grid_tex
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
+from mpihpc.core.staging import download, slab_cells
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
 from mpihpc.dtypes import number_dtype, require_cast
@@ -22,7 +23,6 @@ from mpihpc.kernels import cpu
 from mpihpc.reductions import Reductions
 
 _LONG_ROW = 1024  # bytes; shorter ones would grow by too much
-_SLAB = 32 << 20  # bytes that come to host memory at once
 
 
 class DistArray(Arithmetic, Reductions):
@@ -270,12 +270,13 @@ class DistArray(Arithmetic, Reductions):
 
 
 def host_slabs(array: DistArray) -> Iterator[tuple[Box, NDArray[Any]]]:
-    """This rank's block in host memory, as boxes and their cells: as it is, or copied there slab after slab."""
-    if array.device is CPU:
-        yield array.box, array.local
-        return
-    for slab in Box.whole(array.box.shape).slabs(max(1, _SLAB // array.dtype.itemsize)):
-        yield slab.shift(array.box.start), array.device.to_host(array.local[slab.slices()])
+    """This rank's block in host memory, as boxes and their cells: as it is, or copied there slab after slab.
+
+    The cells are the caller's until it asks for the next: see `mpihpc.core.staging.download`.
+    """
+    slabs = [array.box] if array.device is CPU else list(array.box.slabs(slab_cells(array.dtype)))
+    pieces = [array.local[slab.slices(array.box.start)] for slab in slabs]
+    yield from zip(slabs, download(array.device, pieces), strict=True)
 
 
 def _block_memory(shape: Sequence[int], dtype: np.dtype, before: int, device: Device) -> tuple[Any, int]:

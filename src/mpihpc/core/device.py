@@ -67,17 +67,23 @@ class Device(Protocol):
     def to_host(self, array: Any) -> NDArray[Any]:
         """The array in host memory: a copy, or itself if it is there."""
 
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        """A row of bytes in host memory, for `post` and `fetch`."""
+
     def mailbox(self, nbytes: int) -> tuple[Any, Any]:
         """A row of bytes here, and the one that MPI reads or writes, which may be the same."""
 
     def post(self, here: Any, mail: Any) -> None:
-        """Bring bytes to where MPI reads them. They are there after the next `wait`."""
+        """Bring bytes to where MPI reads them, or into host memory. They are there after the next `wait`."""
 
     def outgoing(self, row: Any) -> Any:
         """A row of bytes for MPI to read, after the next `wait`: the same, if MPI can read it."""
 
     def fetch(self, mail: Any, here: Any) -> None:
-        """Bring bytes from where MPI wrote them. Whoever works on `here` next finds them."""
+        """Bring bytes from where MPI wrote them, or from host memory, which must stay as it is until the next `wait`.
+
+        Whoever works on `here` next finds them.
+        """
 
     def apply(
         self, ufunc: np.ufunc, inputs: Sequence[Any], outs: Sequence[Any], where: Any, options: Mapping[str, Any]
@@ -116,6 +122,9 @@ class Cpu:
 
     def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
         return array
+
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        return np.empty(nbytes, np.uint8)
 
     def mailbox(self, nbytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         row = np.empty(nbytes, np.uint8)

@@ -72,10 +72,9 @@ class Gpu:
         here = self._cupy.empty(nbytes, np.uint8)
         if self.transport == "direct":
             return here, here
-        return here, self._pinned(nbytes)
+        return here, self.pinned(nbytes)
 
-    def _pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Host memory that the GPU reads and writes by itself."""
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(max(1, nbytes)), np.uint8, nbytes)
 
     def post(self, here: Any, mail: Any) -> None:
@@ -86,7 +85,7 @@ class Gpu:
     def outgoing(self, row: Any) -> Any:
         if self.transport == "direct":
             return row
-        mail = self._pinned(row.nbytes)
+        mail = self.pinned(row.nbytes)
         self.post(row, mail)
         return mail
 

@@ -4,6 +4,10 @@ Where chunks hold parts of rows, each rank writes its cells of every chunk by it
 them: an MPI library takes several times as long. All else is collective: through HDF5 where h5py is parallel, else
 through MPI-IO. Filters decide the places themselves: without a parallel h5py, the ranks then take turns.
 No rank ever opens the file for writing with an HDF5 that does not know of the others while they have it open.
+
+Blocks in host memory are written from where they lie. Those on a device come to host memory in sheets of at most 16 MiB
+(of one chunk, where packed chunks are larger), the next while the last is written: a rank has two of them at a time,
+however large its block is.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from numpy.typing import NDArray
 from mpihpc.arithmetic import plain
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Chunks
+from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
+from mpihpc.core.staging import download, slab_cells
 from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
 from mpihpc.io.hdf5 import h5py
@@ -53,6 +59,11 @@ class Place(NamedTuple):
     chunk: tuple[int, ...] = ()
     stretches: list[tuple[Box, int]] | None = None
     offsets: Sequence[int] | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether filters decide where its chunks go."""
+        return self.stretches is None and self.offsets is None
 
 
 def find_place(dataset: h5py.Dataset, at: tuple[int, ...]) -> Place:
@@ -95,61 +106,105 @@ def fill(file: str, place: Place, array: DistArray) -> None:
     """
     with agree(array.topology.private):
         os.close(os.open(file, os.O_WRONLY))  # Open MPI hangs when some ranks cannot
-    if place.offsets is not None:
-        _by_chunks(file, place, place.offsets, array)
-    elif h5py.get_config().mpi:
-        _through_hdf5(file, place, array)
-    elif place.stretches is not None:
-        _through_mpiio(file, place.stretches, array)
-    else:
-        _in_turn(file, place, array)
+    with array.device.lane(urgent=False):
+        if place.offsets is not None:
+            _by_chunks(file, place, place.offsets, array)
+        elif h5py.get_config().mpi:
+            _through_hdf5(file, place, array)
+        elif place.stretches is not None:
+            _through_mpiio(file, place.stretches, array)
+        else:
+            _in_turn(file, place, array)
+
+
+class _Block(NamedTuple):
+    """Cells of this rank: those of `box`, in contiguous memory that covers the box `around`; on a device or not."""
+
+    box: Box
+    memory: Any
+    around: Box
+    device: Device
+
+    @property
+    def cells(self) -> Any:
+        return self.memory[self.box.slices(self.around.start)]
+
+
+def _block(array: DistArray) -> _Block:
+    return _Block(array.box, array.memory, array.memory_box, array.device)
+
+
+def _sheets(block: _Block, boxes: Sequence[Box]) -> Iterator[_Block]:
+    """Parts of a block, one after the other, in host memory: out of the block's own memory without a copy, or copied
+    from a device, while the last one is written."""
+    parts = [block._replace(box=box) for box in boxes]
+    if block.device is CPU:
+        yield from parts
+        return
+    for box, cells in zip(boxes, download(block.device, [part.cells for part in parts]), strict=True):
+        yield _Block(box, cells, box, CPU)
 
 
 def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
-    """Collectively, out of the padded block without a copy."""
-    box, around = array.box, array.memory_box
+    """Collectively, out of the padded block without a copy, or in rounds of one sheet from each rank."""
+    block, step = _block(array), None
+    if array.device is not CPU and place.packed:
+        block, step = _whole_chunks(place, array), place.chunk  # so that no chunk is packed in two rounds
+    limit = array.size if array.device is CPU else slab_cells(array.dtype)
+    (boxes,) = _in_rounds(array, [list(block.box.slabs(limit, step=step))])
     h5 = h5py.File(file, "r+", driver="mpio", comm=array.topology.private)
     target = h5[place.dataset].id
     there = target.get_space()
-    # h5py's own slicing leaves ranks without cells out of the collective call.
-    memory: NDArray[Any] = array.memory if box.size else np.empty((1,) * array.ndim, array.dtype)
-    here = h5py.h5s.create_simple(memory.shape)
-    if box.size:
-        there.select_hyperslab((*place.at, *box.start), (*(1 for _ in place.at), *box.shape))
-        here.select_hyperslab(tuple(b - a for b, a in zip(box.start, around.start, strict=True)), box.shape)
-    else:
-        there.select_none()
-        here.select_none()
     transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
     transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
-    target.write(here, there, memory, h5py.h5t.py_create(array.dtype, logical=True), transfer)
+    for sheet in _sheets(block, boxes):
+        box = sheet.box
+        # h5py's own slicing leaves ranks without cells out of the collective call.
+        memory: NDArray[Any] = sheet.memory if box.size else np.empty((1,) * array.ndim, array.dtype)
+        here = h5py.h5s.create_simple(memory.shape)
+        if box.size:
+            there.select_hyperslab((*place.at, *box.start), (*(1 for _ in place.at), *box.shape))
+            here.select_hyperslab(tuple(b - a for b, a in zip(box.start, sheet.around.start, strict=True)), box.shape)
+        else:
+            there.select_none()
+            here.select_none()
+        target.write(here, there, memory, h5py.h5t.py_create(array.dtype, logical=True), transfer)
+        tick()
     h5.close()  # not in a `finally`: see `fill`
 
 
 def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray) -> None:
-    """Collectively, at the cells' offsets in the file, out of the padded block without a copy."""
-    memory, comm, itemsize = array.memory_box, array.topology.private, array.dtype.itemsize
+    """Collectively, at the cells' offsets in the file; out of the padded block without a copy, or sheet by sheet."""
+    comm, block, itemsize = array.topology.private, _block(array), array.dtype.itemsize
+    limit = max(1, _ROUND_BYTES // itemsize) if array.device is CPU else slab_cells(array.dtype)
+    rounds = _in_rounds(array, [list((array.box & stretch).slabs(limit)) for stretch, _ in stretches])
+    places = [place for place, boxes in zip(stretches, rounds, strict=True) for _ in boxes]
+    sheets = _sheets(block, [box for boxes in rounds for box in boxes])
     failures: list[Exception] = []
     handle = MPI.File.Open(comm, file, MPI.MODE_WRONLY)
-    for stretch, offset in stretches:
-        parts = list((array.box & stretch).slabs(max(1, _ROUND_BYTES // itemsize)))
-        for k in range(comm.allreduce(len(parts), op=MPI.MAX)):
-            types: list[MPI.Datatype] = []
+    for (stretch, offset), sheet in zip(places, sheets, strict=True):
+        types: list[MPI.Datatype] = []
+        if sheet.box.size:
             with _noted(failures):
-                types = [
-                    _part_type(part, around, itemsize) for part in parts[k : k + 1] for around in (stretch, memory)
-                ]
-            there, here = types or (MPI.BYTE, MPI.BYTE)
-            with _noted(failures):
-                handle.Set_view(offset, MPI.BYTE, there, "native")
-            with _noted(failures):
-                handle.Write_all([array.memory, len(types) // 2, here])
-            for made in types:
-                made.Free()
-            tick()
+                types = [_part_type(sheet.box, around, itemsize) for around in (stretch, sheet.around)]
+        there, here = types or (MPI.BYTE, MPI.BYTE)
+        with _noted(failures):
+            handle.Set_view(offset, MPI.BYTE, there, "native")
+        with _noted(failures):
+            handle.Write_all([sheet.memory, len(types) // 2, here])
+        for made in types:
+            made.Free()
+        tick()
     handle.Close()
     if failures:
         raise failures[0]
+
+
+def _in_rounds(array: DistArray, boxes: list[list[Box]]) -> list[list[Box]]:
+    """Lists of boxes, each filled up with empty ones to as many as the rank with the most has. Collective."""
+    most, nothing = np.array([len(some) for some in boxes]), Box(array.box.start, array.box.start)
+    array.topology.private.Allreduce(MPI.IN_PLACE, most, op=MPI.MAX)
+    return [[*some, *[nothing] * (n - len(some))] for some, n in zip(boxes, most, strict=True)]
 
 
 @contextmanager
@@ -177,16 +232,19 @@ def _part_type(part: Box, around: Box, itemsize: int) -> MPI.Datatype:
 
 def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray) -> None:
     """Each rank its cells of every chunk; by plain writes."""
-    box, frame, itemsize = array.box, array.frame, array.dtype.itemsize
+    box, itemsize = array.box, array.dtype.itemsize
     grid = tuple(-(-n // c) for n, c in zip(array.shape, place.chunk, strict=True))
+    near = [range(a // c, -(-b // c)) for a, b, c in zip(*box, place.chunk, strict=True)]
+    chunks = list(product(*near))
+    corners = [tuple(i * c for i, c in zip(index, place.chunk, strict=True)) for index in chunks]
+    parts = [Box(at, tuple(a + c for a, c in zip(at, place.chunk, strict=True))) & box for at in corners]
     memory = np.empty(math.prod(place.chunk), array.dtype)  # stays in the cache
     # For writing only: on NFS, what is open for reading too is read and written back by whole pages.
     with open(os.open(file, os.O_WRONLY), "wb", buffering=0) as handle:
-        for index in product(*(range(a // c, -(-b // c)) for a, b, c in zip(*box, place.chunk, strict=True))):
-            corner = tuple(i * c for i, c in zip(index, place.chunk, strict=True))
-            part = Box(corner, tuple(a + c for a, c in zip(corner, place.chunk, strict=True))) & box
+        for index, corner, sheet in zip(chunks, corners, _sheets(_block(array), parts), strict=True):
+            part = sheet.box
             cells = memory[: part.size].reshape(part.shape)
-            cells[...] = array.padded[part.slices(frame.start)]
+            cells[...] = sheet.cells
             start = offsets[int(np.ravel_multi_index(index, grid))]
             # The axes behind `axis` are whole in the chunk, so what has one index on those before it is one stretch.
             axis = max((d for d in range(1, array.ndim) if part.shape[d] < place.chunk[d]), default=0)
@@ -200,32 +258,36 @@ def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray
             tick()
 
 
-def _whole_chunks(place: Place, array: DistArray) -> tuple[Box, NDArray[Any]]:
-    """The array, moved where blocks and chunks differ: the box of this rank's whole chunks, its cells. Collective."""
+def _whole_chunks(place: Place, array: DistArray) -> _Block:
+    """The array, moved where blocks and chunks differ: this rank's whole chunks. Collective."""
     topology, array = array.topology, plain(array)
     chunks = Chunks(array.decomposition, place.chunk)
     box = chunks.box(topology.rank)
     if topology.private.allreduce(box == array.box, op=MPI.LAND):
-        return box, array.local
+        return _block(array)
     with agree(topology.private):
-        block: NDArray[Any] = np.empty(box.shape, array.dtype)
-    exchange = Transfer(array.decomposition, chunks).bind(topology, array.dtype, array.frame.start, box.start)
+        block = array.device.empty(box.shape, array.dtype)
+    exchange = Transfer(array.decomposition, chunks).bind(
+        topology, array.dtype, array.frame.start, box.start, array.device
+    )
     exchange(array.padded, block)
     exchange.close()
-    return box, block
+    return _Block(box, block, box, array.device)
 
 
 def _in_turn(file: str, place: Place, array: DistArray) -> None:
     """One rank after the other, each with its own chunks, so that none is packed twice."""
-    box, block = _whole_chunks(place, array)
+    block = _whole_chunks(place, array)
+    boxes = list(block.box.slabs(slab_cells(array.dtype), step=place.chunk))
     comm = array.topology.private
     failed = comm.rank > 0 and comm.recv(source=comm.rank - 1)
     failure: BaseException | None = None
     try:
-        if box.size and not failed:
+        if boxes and not failed:
             with h5py.File(file, "r+") as h5:
-                h5[place.dataset][(*place.at, *box.slices())] = block
-            tick()
+                for sheet in _sheets(block, boxes):
+                    h5[place.dataset][(*place.at, *sheet.box.slices())] = sheet.cells
+                    tick()
     except Exception as error:  # whatever it is, the next rank waits for its turn
         failure, failed = error, True
     if comm.rank < comm.size - 1:

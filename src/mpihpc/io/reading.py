@@ -7,23 +7,23 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from mpihpc.array import DistArray, number_dtype, require_cast
-from mpihpc.core.decomposition import Box, Decomposition, Width
+from mpihpc.core.decomposition import Box, Decomposition, Part, Width
 from mpihpc.core.device import Device
 from mpihpc.core.failure import agree, nearest
+from mpihpc.core.staging import Upload, slab_cells
 from mpihpc.core.topology import Topology
+from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import phase, tick
-from mpihpc.creation import asarray
 from mpihpc.io.hdf5 import h5py
-
-_SLAB_BYTES = 1 << 24
 
 
 class Entry(NamedTuple):
@@ -121,41 +121,94 @@ class Reader:
         device: str | Device = "cpu",
     ) -> DistArray:
         """Read one array; each rank reads its own box. Collective. See `mpihpc.io.read`."""
-        comm, size = self.topology.comm, self.topology.size
+        private = self.topology.private
         with agree(self.topology.private):
             entry = self.entry(dataset)
             if decomposition is None:
-                decomposition = Decomposition.balanced(entry.shape, size, halo=halo or 1, dims=dims)
+                decomposition = Decomposition.balanced(entry.shape, private.size, halo=halo or 1, dims=dims)
             if decomposition.shape != entry.shape:
                 raise ValueError(f"the decomposition is for shape {decomposition.shape}, the file has {entry.shape}")
             require_cast(entry.dtype, number_dtype(entry.dtype if dtype is None else dtype))
         dtype = entry.dtype if dtype is None else dtype
-        if self.format == "npz":
-            whole: NDArray[Any] | None = None
-            with agree(self.topology.private, root=0):
-                if self.topology.rank == 0:
-                    with _readable(self.file, entry.name), np.load(self.file, allow_pickle=False) as archive:
-                        whole = archive[entry.name]
-            return asarray(whole, dtype, comm=comm, dims=decomposition.dims, halo=halo, device=device)
-        new = DistArray(decomposition, dtype, comm=comm, halo=halo, device=device)
-        with agree(self.topology.private):
-            # In slabs, so that neither a second block nor the pages of a mapped file pile up in memory.
-            local = new.local
-            limit = max(1, _SLAB_BYTES // entry.dtype.itemsize)
-            phase(f"read {self.file}")
-            for box in new.box.slabs(limit, step=entry.step, fastest_first=entry.fortran):
-                cells = self.read_box(entry, box).astype(new.dtype, copy=False)
-                local[box.slices(new.box.start)] = new.device.asarray(cells)
-                tick()
+        new = DistArray(decomposition, dtype, comm=self.topology.comm, halo=halo, device=device)
+        phase(f"read {self.file}")
+        with new.device.lane(urgent=False):
+            if self.format == "npz":
+                self._read_stream(entry, new)
+            else:
+                with agree(private):
+                    self._read_block(entry, new)
         return new
 
-    def read_box(self, entry: Entry, box: Box) -> NDArray[Any]:
-        """Some cells of an array of an HDF5 or ``.npy`` file, read by this rank alone."""
-        if self._h5 is not None:
-            with _readable(self.file, entry.name):
-                return np.asarray(self._h5[entry.name][box.slices()])
-        # Mapped anew each time: the pages of the last slab are given back.
-        return np.array(np.load(self.file, mmap_mode="r", allow_pickle=False)[box.slices()])
+    def _read_block(self, entry: Entry, new: DistArray) -> None:
+        """In slabs, so that neither a second block nor the pages of a mapped file pile up in memory."""
+        local, origin = new.local, new.box.start
+        limit = slab_cells(entry.dtype, new.dtype)
+        slabs = list(new.box.slabs(limit, step=entry.step, fastest_first=entry.fortran))
+        with Upload(new.device, new.dtype.itemsize * max((box.size for box in slabs), default=0)) as upload:
+            for box in slabs:
+                cells = upload.room(box.shape, new.dtype)
+                self.read_box(entry, box, cells)
+                upload.send(cells, local[box.slices(origin)])
+                tick()
+
+    def read_box(self, entry: Entry, box: Box, cells: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Some cells of an array of an HDF5 or ``.npy`` file, read by this rank alone, into `cells` if given."""
+        if cells is None:
+            cells = np.empty(box.shape, entry.dtype.newbyteorder("="))
+        if self._h5 is None:
+            # Mapped anew each time: the pages of the last slab are given back.
+            np.copyto(cells, np.load(self.file, mmap_mode="r", allow_pickle=False)[box.slices()], casting="unsafe")
+            return cells
+        with _readable(self.file, entry.name):
+            dataset = self._h5[entry.name]
+            if dataset.dtype == cells.dtype and not dataset.dtype.metadata and box.size:
+                dataset.read_direct(cells, box.slices())
+            else:
+                np.copyto(cells, dataset[box.slices()], casting="unsafe")
+        return cells
+
+    def _read_stream(self, entry: Entry, new: DistArray) -> None:
+        """Read by rank 0 from begin to end, slab by slab, which goes to its owners. Collective."""
+        private, local, origin = self.topology.private, new.local, new.box.start
+        limit = slab_cells(entry.dtype, new.dtype)
+        with ExitStack() as opened:
+            stream: Any = None
+            with agree(private, root=0), _readable(self.file, entry.name):
+                if private.rank == 0:
+                    archive = opened.enter_context(zipfile.ZipFile(self.file))
+                    stream = opened.enter_context(archive.open(f"{entry.name}.npy"))
+                    _npy_header(stream)
+            upload = opened.enter_context(Upload(new.device, min(limit, new.size) * new.dtype.itemsize))
+            for slab in Box.whole(new.shape).slabs(limit, fastest_first=entry.fortran):
+                cells = np.empty((0,) * new.ndim, entry.dtype)
+                with agree(private, root=0), _readable(self.file, entry.name):
+                    if stream is not None:
+                        row = np.frombuffer(stream.read(slab.size * entry.dtype.itemsize), entry.dtype)
+                        cells = row.reshape(slab.shape, order="F" if entry.fortran else "C")
+                delivery = Transfer(_OnRank0(slab), new.decomposition).deliver(self.topology, cells, slab.start)
+                for box, part in delivery:
+                    room = upload.room(box.shape, new.dtype)
+                    np.copyto(room, part, casting="unsafe")
+                    upload.send(room, local[box.slices(origin)])
+                delivery.finish()
+                tick()
+            with agree(private, root=0), _readable(self.file, entry.name):
+                if stream is not None and stream.read(1):  # only its end says whether it was as it should be
+                    raise ValueError(f"it is longer than {entry.shape} {entry.dtype}")
+
+
+@dataclass(frozen=True)
+class _OnRank0:
+    """A layout: rank 0 has a box, and the others nothing."""
+
+    box: Box
+
+    def parts(self, rank: int) -> list[Part]:
+        return [] if rank else [Part(self.box, (0,) * len(self.box.start))]
+
+    def owners(self, box: Box) -> list[int]:
+        return [0]
 
 
 def _inspect(file: str) -> tuple[str, dict[str, Entry]]:
@@ -195,14 +248,17 @@ def _inspect_npz(file: str) -> dict[str, Entry]:
             if not member.endswith(".npy"):
                 continue
             with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = header(stream)
+                shape, fortran, dtype = _npy_header(stream)
             name = member.removesuffix(".npy")
-            entries[name] = Entry(name, shape, dtype)
+            entries[name] = Entry(name, shape, dtype, fortran=fortran)
     return entries
+
+
+def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, dtype."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 def _inspect_hdf5(h5: h5py.File) -> dict[str, Entry]:
