@@ -143,6 +143,40 @@ def test_tall_columns(isa):
         assert bits(out[0]) == bits([math.fsum(column) for column in single.T])
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_panels_of_columns_and_lines(isa, dtype):
+    """Several panels beside and below each other, and numbers of which the first rows know nothing."""
+    rng = np.random.default_rng(9)
+    for rows, columns in ((1000, 9), (40, 1030), (257, 515), (600, 64)):
+        x = rng.standard_normal((rows, columns))
+        x[rows // 2 :, ::3] *= 1e9  # larger than the rows before
+        x[:300, 1::3] *= 2.0**-40
+        x[:20, 2::5] = 0
+        x[rows - 1, 3] = math.inf
+        x[7, 4], x[rows - 1, 5] = 1e-30, 1e30
+        x = x.astype(dtype)
+        for y, a, b in (
+            (x, x, None),
+            (np.multiply(x, x[::-1], dtype=float), x, x[::-1]),
+            (np.square(x, dtype=float), x, x),
+        ):
+            want = [math.fsum(column) for column in y.T]
+            three = [None if w is None else np.repeat(w[:, None], 2, 1)[:, 1] for w in (a, b)]
+            for left, right in ((a, b), [None if w is None else np.asfortranarray(w) for w in (a, b)], three):
+                out, more = np.empty((1, columns)), np.empty((30, columns))
+                _core.sum_columns(left, 1, out, False, right)
+                assert bits(out[0]) == bits(want)
+                assert _core.sum_columns(left, 1, more, False, right) <= 30
+                assert bits([math.fsum(terms) for terms in more.T]) == bits(want)
+    x = rng.standard_normal((5, 70, 40)).astype(dtype)
+    out = np.empty((1, 5 * 40))
+    _core.sum_columns(x.transpose(1, 0, 2), 1, out)
+    assert bits(out[0]) == bits([math.fsum(line) for line in x.transpose(0, 2, 1).reshape(-1, 70)])
+    out = np.empty((1, 40))
+    _core.sum_columns(x, 2, out)
+    assert bits(out[0]) == bits([math.fsum(line) for line in x.reshape(-1, 40).T])
+
+
 def test_numbers_that_are_none():
     inf, nan, huge, least = math.inf, math.nan, np.finfo(float).max, 5e-324
     cases = [
@@ -199,6 +233,8 @@ def test_the_core_refuses_what_it_cannot_sum():
         _core.sum_columns(np.zeros((3, 4)), 1, np.zeros((1, 3)))
     with pytest.raises(ValueError, match="contiguous"):
         _core.sum_columns(np.zeros((3, 4)), 1, np.zeros((1, 8))[:, ::2])
+    with pytest.raises(ValueError, match="differ in shape"):
+        _core.sum_columns(np.zeros((3, 4)), 1, np.zeros((1, 4)), y=np.zeros((4, 3)))
     with pytest.raises(ValueError, match="lead"):
         _core.sum_columns(np.zeros((3, 4)), 3, np.zeros((1, 1)))
 

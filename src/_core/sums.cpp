@@ -32,7 +32,8 @@ int64_t field_of(double x) {
     return int64_t(bits >> 52 & 2047);
 }
 
-// Splits blocks of numbers into levels. What one block needed, the next ones may need.
+// Splits blocks of numbers into levels. What one block needed, the next ones may need: the more often that is seen, the
+// more of them begin with as many levels.
 class Splitter {
 public:
     // `levels`: what most blocks are likely to need, at least.
@@ -44,8 +45,10 @@ public:
         double largest;
         field = field_;
         if (use_.extract(source, n, field, levels_, part, &largest)) {
-            if (levels_ > least_ && !--left_) return left_ = 16, levels_--;
-            return levels_;
+            const int levels = levels_;
+            if (levels_ > least_ && !--left_) left_ = stay_, --levels_, tried_ = true;
+            else if (tried_) stay_ = 1, tried_ = false;
+            return levels;
         }
         // The block before had larger numbers, or smaller ones; or there are too few levels.
         const int64_t top = field_of(largest);
@@ -54,7 +57,10 @@ public:
         field = field_ = top;
         for (; levels <= SUM_LEVELS; ++levels)
             if (use_.extract(source, n, field, levels, part, &largest)) {
-                if (levels > levels_) levels_ = levels, left_ = 16;  // so many blocks begin with as many
+                if (levels > levels_) {
+                    if (tried_) stay_ = std::min(2 * stay_, 32);
+                    levels_ = levels, left_ = stay_, tried_ = false;
+                }
                 return levels;
             }
         return 0;
@@ -63,7 +69,8 @@ public:
 private:
     const SumKernels &use_;
     const int least_;
-    int levels_, left_ = 16;
+    int levels_, left_ = 0, stay_ = 1;  // so many blocks to go before fewer levels are tried
+    bool tried_ = false;                 // fewer levels than the block before
     int64_t field_ = -1;  // what was enough
 };
 

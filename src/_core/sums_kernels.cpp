@@ -1,6 +1,10 @@
 // Kernels of sums, compiled once per instruction set as kernels.cpp is; nothing from std:: is called here either.
 #include "sums.hpp"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace mpihpc::MPIHPC_ISA {
 namespace {
 
@@ -34,9 +38,18 @@ inline void store(T *p, Vec v) {
     __builtin_memcpy(p, &v, sizeof v);
 }
 
+// `most`, where x is NaN. Compilers do not find the instruction by themselves.
 inline Vec larger(Vec x, Vec most) {
     const Vec a = Vec(Bits(x) & ~SIGN);
+#if defined(__AVX512F__)
+    return _mm512_max_pd(a, most);
+#elif defined(__AVX__)
+    return _mm256_max_pd(a, most);
+#elif defined(__SSE2__)
+    return _mm_max_pd(a, most);
+#else
     return a > most ? a : most;
+#endif
 }
 
 inline double as_double(uint64_t bits) {
@@ -65,47 +78,55 @@ inline bool any(Bits v) {
 }
 
 // Numbers of memory, or their products, a vector at a time.
-template <class T, bool PRODUCTS>
+enum Kind { PLAIN, PRODUCTS, SQUARES };
+
+template <class T, Kind KIND>
 struct Numbers {
     const T *x, *y;
 
-    Vec at(int64_t i) const { return PRODUCTS ? load(x + i) * load(y + i) : load(x + i); }
+    Vec at(int64_t i) const {
+        const Vec v = load(x + i);
+        return KIND == PLAIN ? v : KIND == SQUARES ? v * v : v * load(y + i);
+    }
 
     Numbers row(int64_t i, const Panel &panel) const {
         return {reinterpret_cast<const T *>(reinterpret_cast<const char *>(x) + i * panel.x_stride),
-                PRODUCTS ? reinterpret_cast<const T *>(reinterpret_cast<const char *>(y) + i * panel.y_stride) : nullptr};
+                reinterpret_cast<const T *>(reinterpret_cast<const char *>(y) + i * panel.y_stride)};
     }
 
     void prefetch(int64_t i, int64_t count) const {
         for (int64_t end = i + count; i < end; i += LINE / int64_t(sizeof(T))) {
             __builtin_prefetch(x + SUM_BLOCK + i);
-            if (PRODUCTS) __builtin_prefetch(y + SUM_BLOCK + i);
+            if (KIND == PRODUCTS) __builtin_prefetch(y + SUM_BLOCK + i);
         }
     }
 };
 
+template <class T, class From, class Work>
+auto with_type(const From &from, Work work) {
+    const T *x = static_cast<const T *>(from.x), *y = static_cast<const T *>(from.y);
+    if (!y) return work(Numbers<T, PLAIN>{x, y});
+    return x == y ? work(Numbers<T, SQUARES>{x, y}) : work(Numbers<T, PRODUCTS>{x, y});
+}
+
 // Calls work with the numbers of a source or panel.
 template <class From, class Work>
 auto with(const From &from, Work work) {
-    if (from.single)
-        return from.y ? work(Numbers<float, true>{static_cast<const float *>(from.x), static_cast<const float *>(from.y)})
-                      : work(Numbers<float, false>{static_cast<const float *>(from.x), nullptr});
-    return from.y ? work(Numbers<double, true>{static_cast<const double *>(from.x), static_cast<const double *>(from.y)})
-                  : work(Numbers<double, false>{static_cast<const double *>(from.x), nullptr});
+    return from.single ? with_type<float>(from, work) : with_type<double>(from, work);
 }
 
 // Calls work(numbers, index) for n numbers in groups of COUNT; the last group is filled up with zeros.
-template <int COUNT, class T, bool PRODUCTS, class Work>
-inline void in_groups(Numbers<T, PRODUCTS> numbers, int64_t n, Work work) {
+template <int COUNT, class T, Kind KIND, class Work>
+inline void in_groups(Numbers<T, KIND> numbers, int64_t n, Work work) {
     const int64_t whole = n / COUNT * COUNT;
     for (int64_t i = 0; i < whole; i += COUNT) work(numbers, i);
     if (whole == n) return;
-    T x[COUNT] = {}, y[PRODUCTS ? COUNT : 1] = {};
+    T x[COUNT] = {}, y[KIND == PRODUCTS ? COUNT : 1] = {};
     for (int64_t i = whole; i < n; ++i) {
         x[i - whole] = numbers.x[i];
-        if (PRODUCTS) y[i - whole] = numbers.y[i];
+        if (KIND == PRODUCTS) y[i - whole] = numbers.y[i];
     }
-    work(Numbers<T, PRODUCTS>{x, y}, int64_t(0));
+    work(Numbers<T, KIND>{x, y}, int64_t(0));
 }
 
 double largest(const Source &source, int64_t n) {

@@ -39,15 +39,17 @@ def total(terms: Terms, shape: Sequence[int], views: bool) -> NDArray[np.int64]:
     views : bool
         Whether terms may be asked for the whole block at once.
     """
-    states = np.zeros((len(terms(_nothing(shape))), _core.SUM_WORDS), np.int64)
-    for at in [_everything(shape)] if views else _pieces(shape, _PIECE):
-        for state, component in zip(states, terms(at), strict=True):
+    states: list[NDArray[np.int64]] = []
+    for at in [_everything(shape)] if views or not math.prod(shape) else _pieces(shape, _PIECE):
+        found = terms(at)
+        states = states or list(np.zeros((len(found), _core.SUM_WORDS), np.int64))
+        for state, component in zip(states, found, strict=True):
             for x in component:
                 if isinstance(x, tuple):
                     _core.sum_add_products(x[0], x[1], state)
                 else:
                     _core.sum_add(x, state)
-    return states
+    return np.array(states)
 
 
 def lines(
@@ -69,7 +71,7 @@ def lines(
     here = tuple(1 if d in axes else n for d, n in enumerate(shape))
     if views:
         everything = terms(_everything(shape))
-        return [_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), complete, odd, here) for (x,) in everything]
+        return [_columns(x, axes, complete, odd, here) for (x,) in everything]
     sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]
     tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
     for at in _pieces(here, _PIECE // _ROWS):
@@ -77,18 +79,15 @@ def lines(
         for rows in _pieces(tall, max(_ROWS, _PIECE // max(1, math.prod(here)))):
             index = tuple(rows[d] if d in axes else s for d, s in enumerate(at))
             for c, component in enumerate(terms(index)):
-                found = []
-                for x in component:
-                    x = np.multiply(*x, dtype=float) if isinstance(x, tuple) else x
-                    found.append(_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), False))
+                found = [_columns(x, axes, False) for x in component]
                 if (before := parts[c]) is not None:
                     found.append(before)
-                parts[c] = found[0] if len(found) == 1 else _columns(np.concatenate(found), 1, False)
+                parts[c] = found[0] if len(found) == 1 else _columns(np.concatenate(found), [0], False)
         for c, part in enumerate(parts):
             if part is None:
                 continue
             if complete:
-                part = _columns(part, 1, True, odd)
+                part = _columns(part, [0], True, odd)
             elif len(part) > len(sums[c]):
                 sums[c] = np.concatenate([sums[c], np.zeros((len(part) - len(sums[c]), *here))])
             there = sums[c][: len(part), *at]
@@ -98,7 +97,7 @@ def lines(
 
 def rounded(sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
     """The sums over the first axis, rounded once."""
-    return _columns(sums, 1, True, odd, sums.shape[1:])[0]
+    return _columns(sums, [0], True, odd, sums.shape[1:])[0]
 
 
 def narrowed(x: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
@@ -117,14 +116,20 @@ def narrowed(x: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
 
 
 def _columns(
-    x: NDArray[Any], lead: int, complete: bool, odd: bool = False, shape: Sequence[int] = (-1,)
+    x: Any, axes: Sequence[int], complete: bool, odd: bool = False, shape: Sequence[int] = (-1,)
 ) -> NDArray[np.float64]:
-    """The sums over the first axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
-    columns = math.prod(x.shape[lead:])
+    """The sums along axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
+    x, y = (None if f is None else _first(f, axes) for f in (x if isinstance(x, tuple) else (x, None)))
+    columns = math.prod(x.shape[len(axes) :])
     out = np.empty((1 if complete else 2, columns))
-    while (needed := _core.sum_columns(x, lead, out, odd)) > len(out):
+    while (needed := _core.sum_columns(x, len(axes), out, odd, y)) > len(out):
         out = np.empty((needed, columns))
     return out.reshape(len(out), *shape) if columns else np.empty((len(out), *(shape if shape != (-1,) else (0,))))
+
+
+def _first(x: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:
+    """With these axes before the others."""
+    return x.transpose(*axes, *(d for d in range(x.ndim) if d not in axes))
 
 
 def _pieces(shape: Sequence[int], limit: int) -> Iterator[Index]:

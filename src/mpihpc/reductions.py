@@ -185,7 +185,7 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
 
     if reproducible:
-        views = a.dtype == kind and kind.kind == "f" and not along.kept
+        views = a.dtype == kind and kind.kind == "f"
         total = along.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]], views)
     else:
         total = along.reduce(lambda x, **over: np.sum(_square(x.astype(kind, copy=False)), **over), np.add)
@@ -359,15 +359,19 @@ class _Along:
         self.narrow = self.dtype.char not in "dD"
         self.kept = [d for d in range(a.ndim) if d not in self.axes]
         self.counts = tuple(cut.dims[d] for d in self.axes)
-        shape = [n if d in self.kept else 1 for d, n in enumerate(a.shape)]
-        dims = list(cut.dims)
         self.moves = bool(self.kept) and builtins.max(self.counts, default=1) > 1
+
+    @functools.cached_property
+    def cut(self) -> Decomposition:
+        """How the result is cut, with length 1 on the reduced axes."""
+        a, cut = self.array, self.array.decomposition
+        dims = list(cut.dims)
         if self.moves:
             grid = Decomposition.balanced([a.shape[d] for d in self.kept], cut.size).dims
             dims = [1] * a.ndim
             for d, p in zip(self.kept, grid, strict=True):
                 dims[d] = p
-        self.cut = Decomposition(tuple(shape), tuple(dims))
+        return Decomposition(tuple(n if d in self.kept else 1 for d, n in enumerate(a.shape)), tuple(dims))
 
     def reduce(self, partial: Callable[..., Any], combine: np.ufunc) -> NDArray[Any]:
         """This rank's part of the result, if the partial ones are ``partial(block, axis=..., keepdims=True)``."""
@@ -512,7 +516,7 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             return [[(p[0], q[0])]]
         return [[(p[0], q[0]), (-sign * p[1], q[1])], [(p[0], q[1]), (sign * p[1], q[0])]]
 
-    views = a.dtype == y.dtype == work and kind.kind == "f" and not along.kept
+    views = a.dtype == y.dtype == work and kind.kind == "f"
     return along.finish(along.exact(products, views, along.narrow))
 
 
