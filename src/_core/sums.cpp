@@ -233,11 +233,11 @@ struct Axes {
     // Where the cell with this index in C order lies.
     static int64_t offset(const std::vector<int64_t> &shape, const std::vector<int64_t> &stride, int64_t index) {
         int64_t bytes = 0;
-        for (std::size_t d = shape.size(); d-- > 0;) {
+        for (std::size_t d = shape.size(); --d > 0;) {
             bytes += index % shape[d] * stride[d];
             index /= shape[d];
         }
-        return bytes;
+        return bytes + index * stride[0];
     }
     int64_t in_x(int64_t index) const { return offset(shape, x, index); }
     int64_t in_y(int64_t index) const { return offset(shape, y, index); }
@@ -390,13 +390,7 @@ private:
             use_.tops(first, first.rows < panel.rows ? 4 : 0, top_);
             guessed_ = true;
         }
-        int levels = 2;
-        if (!use_.columns(panel, levels, {top_, part_, rest_, found_})) {
-            for (int64_t c = 0; c < panel.columns; ++c) top_[c] = std::min(found_[c], MOST_FIELD);
-            if (!use_.columns(panel, levels = PANEL_LEVELS, {top_, part_, rest_, found_}))
-                for (int64_t c = 0; c < panel.columns; ++c) left_[c] |= rest_[c];
-            for (int64_t c = 0; c < panel.columns; ++c) top_[c] = std::min(top_[c] + 2, MOST_FIELD);
-        }
+        const int levels = use_.columns(panel, 2, {top_, part_, rest_, found_}) ? 2 : again(panel);
         levels_ = levels;
         if (last && !filled_) return;
         // The parts of each panel are numbers to be summed in their turn.
@@ -411,6 +405,32 @@ private:
             for (int64_t c = 0; c < panel.columns; ++c) left_[c] |= rest_[c];
         for (filled_ = 0; filled_ < PANEL_LEVELS; ++filled_)
             std::copy(part_[filled_], part_[filled_] + panel.columns, &parts_[std::size_t(filled_ * PANEL_COLUMNS)]);
+    }
+
+    // Those columns that were not done in two levels are done in three. Returns how many levels there are.
+    int again(const Panel &panel) {
+        std::fill_n(part_[2], panel.columns, 0.0);
+        const auto bad = [&](int64_t c) {
+            return std::any_of(rest_ + c, rest_ + std::min(c + SUM_LANES, panel.columns), [](uint64_t x) { return x != 0; });
+        };
+        for (int64_t c = 0, end; c < panel.columns; c = end) {
+            end = c + SUM_LANES;
+            if (!bad(c)) continue;
+            while (end < panel.columns && bad(end)) end += SUM_LANES;
+            end = std::min(end, panel.columns);
+            const int64_t from = std::min(c, panel.columns - SUM_LANES), bytes = panel.single ? 4 : 8;
+            Panel some = panel;
+            some.x = static_cast<const char *>(panel.x) + from * bytes;
+            if (panel.y) some.y = static_cast<const char *>(panel.y) + from * bytes;
+            some.columns = end - from;
+            for (int64_t i = from; i < end; ++i) top_[i] = std::min(found_[i], MOST_FIELD);
+            const ColumnParts out{top_ + from, reinterpret_cast<double(*)[PANEL_COLUMNS]>(&part_[0][from]), rest_ + from,
+                                  found_ + from};
+            if (!use_.columns(some, PANEL_LEVELS, out))
+                for (int64_t i = from; i < end; ++i) left_[i] |= rest_[i];
+            for (int64_t i = from; i < end; ++i) top_[i] = std::min(top_[i] + 2, MOST_FIELD);
+        }
+        return PANEL_LEVELS;
     }
 
     void finish(int64_t c0, int64_t here) {

@@ -94,6 +94,11 @@ struct Numbers {
                 reinterpret_cast<const T *>(reinterpret_cast<const char *>(y) + i * panel.y_stride)};
     }
 
+    void fetch(int64_t i, int64_t rows, const Panel &panel) const {  // the same place some rows further on
+        __builtin_prefetch(reinterpret_cast<const char *>(x + i) + rows * panel.x_stride);
+        if (KIND == PRODUCTS) __builtin_prefetch(reinterpret_cast<const char *>(y + i) + rows * panel.y_stride);
+    }
+
     void prefetch(int64_t i, int64_t count) const {
         for (int64_t end = i + count; i < end; i += LINE / int64_t(sizeof(T))) {
             __builtin_prefetch(x + SUM_BLOCK + i);
@@ -122,10 +127,8 @@ inline void in_groups(Numbers<T, KIND> numbers, int64_t n, Work work) {
     for (int64_t i = 0; i < whole; i += COUNT) work(numbers, i);
     if (whole == n) return;
     T x[COUNT] = {}, y[KIND == PRODUCTS ? COUNT : 1] = {};
-    for (int64_t i = whole; i < n; ++i) {
-        x[i - whole] = numbers.x[i];
-        if (KIND == PRODUCTS) y[i - whole] = numbers.y[i];
-    }
+    __builtin_memcpy(x, numbers.x + whole, std::size_t(n - whole) * sizeof(T));
+    if (KIND == PRODUCTS) __builtin_memcpy(y, numbers.y + whole, std::size_t(n - whole) * sizeof(T));
     work(Numbers<T, KIND>{x, y}, int64_t(0));
 }
 
@@ -249,6 +252,7 @@ bool columns_levels(Numbers x, const Panel &panel, const ColumnParts &out) {
             for (int k = 0; k < LEVELS; ++k) now[k] = s[k][v];
             for (int r = 0; r < n; ++r) {
                 Vec left_over = row[r].at(at);
+                row[r].fetch(at, ROWS, panel);
                 high = larger(left_over, high);
                 for (int k = 0; k < LEVELS; ++k) {
                     const Vec next = now[k] + left_over;
