@@ -235,6 +235,12 @@ def test_the_core_refuses_what_it_cannot_sum():
         _core.sum_columns(np.zeros((3, 4)), 1, np.zeros((1, 8))[:, ::2])
     with pytest.raises(ValueError, match="differ in shape"):
         _core.sum_columns(np.zeros((3, 4)), 1, np.zeros((1, 4)), y=np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="of pairs"):
+        _core.sum_add_complex(np.zeros(3), None, False, state, state.copy())
+    with pytest.raises(ValueError, match="of pairs"):
+        _core.sum_add_complex(np.zeros((4, 4))[:, ::2], None, False, state, state.copy())
+    with pytest.raises(TypeError, match="differ in dtype"):
+        _core.sum_add_complex(np.zeros(4), np.zeros(4, "f4"), False, state, state.copy())
     with pytest.raises(ValueError, match="lead"):
         _core.sum_columns(np.zeros((3, 4)), 3, np.zeros((1, 1)))
 
@@ -437,6 +443,32 @@ def test_products_of_vectors(comm):
         for reproducible in (True, False):
             assert bits(u.dot(v, reproducible=reproducible)) == bits(np.dot(x[:, 0], y[:, 0]))
             assert bits(u.dot(y[:, 0], reproducible=reproducible)) == bits(np.dot(x[:, 0], y[:, 0]))
+
+
+@pytest.mark.parametrize("kind", "FD")
+def test_complex_sums_are_rounded_once(comm, isa, kind):
+    rng = np.random.default_rng(11)
+    real = np.dtype(kind).type().real.dtype
+    for n, spread in ((7, 3), (700, 9), (5000, 30)):
+        x, y = np.ldexp(rng.standard_normal((2, 2, n)), rng.integers(-spread, spread, (2, 2, n))).astype(real)
+        u, v = (np.ascontiguousarray(z.T).view(kind)[:, 0] for z in (x, y))
+        p = [np.multiply(x[i], y[j], dtype=float).tolist() for i in (0, 1) for j in (0, 1)]
+        minus = [[-t for t in part] for part in p]
+        want = {False: (p[0] + minus[3], p[1] + p[2]), True: (p[0] + p[3], p[1] + minus[2])}
+        apart = np.repeat(v, 2)[::2]  # no neighbours in memory
+        a, b = (mpihpc.asarray(w, comm=comm, halo=1) for w in (u, v))
+        for other in (b, v, apart):
+            for conjugate, function in ((False, mpihpc.dot), (True, mpihpc.vecdot)):
+                assert bits(function(a, other)) == bits(np.dtype(kind).type(complex(*map(math.fsum, want[conjugate]))))
+        assert bits(a.sum()) == bits(np.dtype(kind).type(complex(*map(math.fsum, x.tolist()))))
+        squares = np.square(x, dtype=float).ravel()
+        assert bits(mpihpc.norm(a)) == bits(real.type(math.sqrt(math.fsum(squares))))
+    for bad in (math.inf, math.nan, -math.inf):
+        u[3] = complex(bad, 1)
+        with np.errstate(all="ignore"):
+            assert bits(mpihpc.asarray(u, comm=comm).sum()) == bits(
+                np.dtype(kind).type(complex(bad, math.fsum(u.imag)))
+            )
 
 
 def test_dtypes_are_numpys(comm):

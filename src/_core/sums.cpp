@@ -40,7 +40,7 @@ public:
     explicit Splitter(int levels) : use_(kernels()), least_(levels), levels_(levels) {}
 
     // How many levels there are, or 0 where SUM_LEVELS are not enough. Units: see SumKernels::extract.
-    int split(const Source &source, int64_t n, int64_t *part, int64_t &field) {
+    int split(const Source &source, int64_t n, SumPart *part, int64_t &field) {
         if (field_ < 0) field_ = std::min(field_of(use_.largest(source, n)), MOST_FIELD);
         double largest;
         field = field_;
@@ -137,9 +137,10 @@ private:
     }
 
     void block(const Source &source, int64_t n) {
-        int64_t part[SUM_LEVELS], field;
+        SumPart part[SUM_LEVELS];
+        int64_t field;
         const int levels = split_.split(source, n, part, field);
-        for (int k = 0; k < levels; ++k) sum_.add(part[k], int(level_field(field, k) - 1));
+        for (int k = 0; k < levels; ++k) sum_.add(part[k].even + part[k].odd, int(level_field(field, k) - 1));
         if (levels) return;
         const auto one_by_one = [&](auto one) {
             using T = decltype(one);
@@ -155,6 +156,38 @@ private:
     Splitter split_;
     int64_t filled_ = 0;
     alignas(64) double buffer_[SUM_BLOCK];
+};
+
+// Pairs of numbers, one after the other in memory, on their way into two sums.
+class Pairs {
+public:
+    explicit Pairs(int levels) : split_(levels) {}
+
+    void add(const Source &source, int64_t n, Exact &even, int64_t even_sign, Exact &odd, int64_t odd_sign) {
+        SumPart part[SUM_LEVELS];
+        int64_t field;
+        const int levels = split_.split(source, n, part, field);
+        for (int k = 0; k < levels; ++k) {
+            const int place = int(level_field(field, k) - 1);
+            even.add(even_sign * part[k].even, place);
+            odd.add(odd_sign * part[k].odd, place);
+        }
+        if (levels) return;
+        const auto one_by_one = [&](auto one) {
+            using T = decltype(one);
+            const T *x = static_cast<const T *>(source.x), *y = static_cast<const T *>(source.y);
+            for (int64_t i = 0; i < n; ++i) {
+                const double number = y ? double(x[i]) * double(y[source.crossed ? i ^ 1 : i]) : double(x[i]);
+                if (i % 2) odd.add(double(odd_sign) * number);
+                else even.add(double(even_sign) * number);
+            }
+        };
+        if (source.single) one_by_one(float());
+        else one_by_one(double());
+    }
+
+private:
+    Splitter split_;
 };
 
 // Calls row(x, y, n, stride of x, stride of y) for the rows of one array, or of two of the same shape; as few and long
@@ -288,14 +321,15 @@ private:
 
     // A column that is one line in memory.
     void line(int64_t c) {
-        int64_t part[SUM_LEVELS], field = 0;
+        SumPart part[SUM_LEVELS];
+        int64_t field = 0;
         const int levels = rows_ <= SUM_BLOCK ? split_.split(source(c), rows_, part, field) : 0;
         if (levels == 0 || levels > 2 || level_field(field, 1) <= 52) return one_by_one(c);
         double number[2] = {0, 0};
         for (int k = 0; k < levels; ++k) {
             const uint64_t unit = uint64_t(level_field(field, k) - 52) << 52;
             std::memcpy(&number[k], &unit, sizeof unit);
-            number[k] *= double(part[k]);
+            number[k] *= double(part[k].even + part[k].odd);
         }
         double sum, error;
         use_.add_pairs(&number[0], &number[1], &sum, &error, 1);
@@ -567,6 +601,23 @@ void add_products(Exact &sum, const Cells &x, const Cells &y) {
     each_row(x, y, [&](const char *p, const char *q, int64_t n, int64_t p_stride, int64_t q_stride) {
         if (x.single) blocks.add_products<float>(p, q, n, p_stride, q_stride);
         else blocks.add_products<double>(p, q, n, p_stride, q_stride);
+    });
+}
+
+void add_complex(Exact &real, Exact &imag, const Cells &x, const Cells *y, bool conjugate) {
+    Pairs straight(x.single && !y ? 1 : 2), crossed(2);
+    const int64_t sign = conjugate ? 1 : -1;
+    each_row(x, y ? *y : x, [&](const char *p, const char *q, int64_t n, int64_t, int64_t) {
+        const int64_t bytes = x.single ? 4 : 8;
+        for (int64_t count; n; p += count * bytes, q += count * bytes, n -= count) {
+            count = std::min(n, SUM_BLOCK);  // even
+            if (y) {
+                straight.add({p, q, x.single, false}, count, real, 1, real, sign);
+                crossed.add({p, q, x.single, true}, count, imag, 1, imag, -sign);
+            } else {
+                straight.add({p, nullptr, x.single}, count, real, 1, imag, 1);
+            }
+        }
     });
 }
 

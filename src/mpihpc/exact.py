@@ -52,6 +52,32 @@ def total(terms: Terms, shape: Sequence[int], views: bool) -> NDArray[np.int64]:
     return np.array(states)
 
 
+def complex_total(x: NDArray[Any], y: NDArray[Any] | None, conjugate: bool) -> NDArray[np.int64]:
+    """The sums of the real and the imaginary parts of the cells, or of ``x * y``, as `total`.
+
+    Parameters
+    ----------
+    x, y : complex64 or complex128 arrays
+        Of the same shape and dtype, `y` may be None. Their last axis is contiguous.
+    conjugate : bool
+        Of `x`, before it is multiplied.
+    """
+    states = np.zeros((2, _core.SUM_WORDS), np.int64)
+    if x.size:
+        _core.sum_add_complex(reals(x), None if y is None else reals(y), conjugate, *states)
+    return states
+
+
+def reals(x: NDArray[Any]) -> NDArray[Any]:
+    """Complex numbers as real ones, along the last axis, which is contiguous."""
+    return x.view(x.real.dtype)
+
+
+def side_by_side(*arrays: NDArray[Any]) -> bool:
+    """Whether their real and imaginary parts lie so in memory."""
+    return all(x.dtype.char in "FD" and x.strides[-1] == x.itemsize for x in arrays)
+
+
 def lines(
     terms: Terms, shape: Sequence[int], axes: Sequence[int], views: bool, complete: bool, odd: bool = False
 ) -> list[NDArray[np.float64]]:

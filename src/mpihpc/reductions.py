@@ -184,7 +184,9 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     along = _Along(a, axis, keepdims, lambda: np.linalg.norm(np.zeros(1, a.dtype)).dtype)
     kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
 
-    if reproducible:
+    if reproducible and not along.kept and exact.side_by_side(a.local):
+        total = along.exact(lambda at: [[(exact.reals(a.local[at]),) * 2]], True)
+    elif reproducible:
         views = a.dtype == kind and kind.kind == "f"
         total = along.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]], views)
     else:
@@ -388,14 +390,13 @@ class _Along:
             sums = exact.lines(terms, shape, self.axes, views, not self.moves, odd)
             parts = [self.round_lines(x, odd) if self.moves else x[0] for x in sums]
         else:
-            states = exact.total(terms, shape, views)
-            self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
-            parts = [np.full((1,) * self.array.ndim, _core.sum_round(state, odd)) for state in states]
-        if len(parts) == 1:
-            return parts[0]
-        both = np.empty(parts[0].shape, complex)
-        both.real, both.imag = parts
-        return both
+            return self.round_states(exact.total(terms, shape, views), odd)
+        return _joined(parts)
+
+    def round_states(self, states: NDArray[np.int64], odd: bool) -> NDArray[Any]:
+        """The sum over all ranks, from the states of the components of theirs. Collective."""
+        self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
+        return _joined([np.full((1,) * self.array.ndim, _core.sum_round(state, odd)) for state in states])
 
     def round_lines(self, sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
         """This rank's part of the result, from the numbers that add up to the sums of its block. Collective."""
@@ -449,13 +450,24 @@ class _Along:
         return new
 
 
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """The only part, or the complex numbers of two."""
+    if len(parts) == 1:
+        return parts[0]
+    both = np.empty(parts[0].shape, complex)
+    both.real, both.imag = parts
+    return both
+
+
 def _total(along: _Along, kind: np.dtype, reproducible: bool, odd: bool = False) -> NDArray[Any]:
     """This rank's part of the sum of all cells, each converted to `kind` first."""
     a = along.array
     if not (reproducible and kind_of(kind) in "fc"):
         return along.reduce(lambda x, **over: np.sum(x, dtype=kind, **over), np.add)
     if a.dtype.char in "fdFD" and np.can_cast(a.dtype, kind) and (a.dtype.kind == kind.kind):
-        # The parts of complex numbers lie side by side: in pieces, memory is read only once.
+        if not along.kept and exact.side_by_side(a.local):
+            return along.round_states(exact.complex_total(a.local, None, False), odd)
+        # The parts of complex numbers lie near each other: in pieces, memory is read only once.
         return along.exact(lambda at: [[x] for x in _parts(a.local[at])], bool(along.kept) or kind.kind == "f", odd)
     wide = np.promote_types(kind, "f4")
     return along.exact(lambda at: [[x] for x in _parts(a.local[at].astype(kind).astype(wide))], odd=odd)
@@ -516,6 +528,8 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             return [[(p[0], q[0])]]
         return [[(p[0], q[0]), (-sign * p[1], q[1])], [(p[0], q[1]), (sign * p[1], q[0])]]
 
+    if not along.kept and a.dtype == y.dtype == work and exact.side_by_side(a.local, y):
+        return along.finish(along.round_states(exact.complex_total(a.local, y, conjugate), along.narrow))
     views = a.dtype == y.dtype == work and kind.kind == "f"
     return along.finish(along.exact(products, views, along.narrow))
 
