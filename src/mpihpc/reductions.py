@@ -181,7 +181,7 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     NumPy scalar, or DistArray
         As `sum`; real.
     """
-    along = _Along(a, axis, keepdims, lambda: np.linalg.norm(np.zeros(1, a.dtype)).dtype)
+    along = _Along(a, axis, keepdims, lambda: _numpys_dtype(_norm, a.dtype, None))
     kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
 
     if reproducible and not along.kept and exact.side_by_side(a.local):
@@ -215,9 +215,6 @@ def dot(a: DistArray, b: Any, *, reproducible: bool = True) -> Any:
     ValueError
         Not vectors of the same length.
     """
-    with agree(a.topology.private):
-        if a.ndim != 1:
-            raise ValueError(f"dot takes vectors, a has shape {a.shape}: use vecdot along an axis, or @ for matrices")
     return _vecdot(a, b, 0, False, reproducible)
 
 
@@ -435,8 +432,10 @@ class _Along:
 
     def finish(self, total: Any) -> Any:
         """The result, of `dtype`, out of this rank's part of it, which has all axes."""
-        with np.errstate(over="ignore"):
-            total = exact.narrowed(np.asarray(total), self.dtype)
+        total = np.asarray(total)
+        if total.dtype != self.dtype:
+            with np.errstate(over="ignore"):
+                total = exact.narrowed(total, self.dtype)
         if not self.kept and not self.keepdims:
             return total.reshape(())[()]
         cut = self.cut
@@ -499,7 +498,10 @@ def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, repr
 
 
 def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool) -> Any:
-    with agree(a.topology.private):
+    def check() -> np.dtype:
+        nonlocal b
+        if not conjugate and a.ndim != 1:
+            raise ValueError(f"dot takes vectors, a has shape {a.shape}: use vecdot along an axis, or @ for matrices")
         b = b if is_distributed(b) else np.asarray(b)
         if is_distributed(b) and b.topology is not a.topology:
             raise ValueError(
@@ -507,8 +509,9 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             )
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: they must be equal")
-        number_dtype(b.dtype)
-    along = _Along(a, axis, False, lambda: np.result_type(a.dtype, b.dtype), several=False)
+        return np.result_type(a.dtype, number_dtype(b.dtype))
+
+    along = _Along(a, axis, False, check, several=False)
     kind = along.dtype
     y = local_part(b, a)
     if kind.kind == "b":
@@ -561,6 +564,10 @@ def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     )
 
 
+def _norm(x: NDArray[Any], dtype: None) -> Any:
+    return np.linalg.norm(x)
+
+
 def _axes(axis: Axis, ndim: int, several: bool) -> tuple[int, ...]:
     """The axes to reduce, none of them negative, in order."""
     if axis is None:
@@ -573,9 +580,15 @@ def _axes(axis: Axis, ndim: int, several: bool) -> tuple[int, ...]:
 
 def _result_dtype(function: Callable[..., Any], a: DistArray, dtype: DTypeLike | None) -> np.dtype:
     """What NumPy's function gives for this dtype."""
-    if dtype is not None:
-        require_cast(a.dtype, number_dtype(dtype))
-    return function(np.ones(1, a.dtype), dtype=dtype).dtype
+    wanted = None if dtype is None else number_dtype(dtype)
+    if wanted is not None:
+        require_cast(a.dtype, wanted)
+    return _numpys_dtype(function, a.dtype, wanted)
+
+
+@functools.cache
+def _numpys_dtype(function: Callable[..., Any], dtype: np.dtype, wanted: np.dtype | None) -> np.dtype:
+    return function(np.ones(1, dtype), dtype=wanted).dtype
 
 
 def _limit(dtype: np.dtype, largest: bool) -> Any:
