@@ -136,8 +136,8 @@ class FakeKernels:
     def sum_add_products(self, x: FakeArray, y: FakeArray, state: np.ndarray) -> None:
         cpu.sum_add_products(x.there, y.there, state)
 
-    def sum_columns(self, x: FakeArray, lead: int, out: np.ndarray, odd: bool = False) -> int:
-        return cpu.sum_columns(x.there, lead, out, odd)
+    def sum_columns(self, x: FakeArray, lead: int, out: np.ndarray, odd: bool = False, y: Any = None) -> int:
+        return cpu.sum_columns(x.there, lead, out, odd, None if y is None else y.there)
 
     def Boxes(self, boxes: Any, axes: int, dtype: Any) -> FakeBoxes:
         assert 1 <= axes <= 4

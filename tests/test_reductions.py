@@ -143,6 +143,40 @@ def test_tall_columns(isa):
         assert bits(out[0]) == bits([math.fsum(column) for column in single.T])
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_panels_of_columns_and_lines(isa, dtype):
+    """Several panels beside and below each other, and numbers of which the first rows know nothing."""
+    rng = np.random.default_rng(9)
+    for rows, columns in ((1000, 9), (40, 1030), (257, 515), (600, 64)):
+        x = rng.standard_normal((rows, columns))
+        x[rows // 2 :, ::3] *= 1e9  # larger than the rows before
+        x[:300, 1::3] *= 2.0**-40
+        x[:20, 2::5] = 0
+        x[rows - 1, 3] = math.inf
+        x[7, 4], x[rows - 1, 5] = 1e-30, 1e30
+        x = x.astype(dtype)
+        for y, a, b in (
+            (x, x, None),
+            (np.multiply(x, x[::-1], dtype=float), x, x[::-1]),
+            (np.square(x, dtype=float), x, x),
+        ):
+            want = [math.fsum(column) for column in y.T]
+            three = [None if w is None else np.repeat(w[:, None], 2, 1)[:, 1] for w in (a, b)]
+            for left, right in ((a, b), [None if w is None else np.asfortranarray(w) for w in (a, b)], three):
+                out, more = np.empty((1, columns)), np.empty((30, columns))
+                _core.sum_columns(left, 1, out, False, right)
+                assert bits(out[0]) == bits(want)
+                assert _core.sum_columns(left, 1, more, False, right) <= 30
+                assert bits([math.fsum(terms) for terms in more.T]) == bits(want)
+    x = rng.standard_normal((5, 70, 40)).astype(dtype)
+    out = np.empty((1, 5 * 40))
+    _core.sum_columns(x.transpose(1, 0, 2), 1, out)
+    assert bits(out[0]) == bits([math.fsum(line) for line in x.transpose(0, 2, 1).reshape(-1, 70)])
+    out = np.empty((1, 40))
+    _core.sum_columns(x, 2, out)
+    assert bits(out[0]) == bits([math.fsum(line) for line in x.reshape(-1, 40).T])
+
+
 def test_numbers_that_are_none():
     inf, nan, huge, least = math.inf, math.nan, np.finfo(float).max, 5e-324
     cases = [
@@ -199,6 +233,14 @@ def test_the_core_refuses_what_it_cannot_sum():
         _core.sum_columns(np.zeros((3, 4)), 1, np.zeros((1, 3)))
     with pytest.raises(ValueError, match="contiguous"):
         _core.sum_columns(np.zeros((3, 4)), 1, np.zeros((1, 8))[:, ::2])
+    with pytest.raises(ValueError, match="differ in shape"):
+        _core.sum_columns(np.zeros((3, 4)), 1, np.zeros((1, 4)), y=np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="of pairs"):
+        _core.sum_add_complex(np.zeros(3), None, False, state, state.copy())
+    with pytest.raises(ValueError, match="of pairs"):
+        _core.sum_add_complex(np.zeros((4, 4))[:, ::2], None, False, state, state.copy())
+    with pytest.raises(TypeError, match="differ in dtype"):
+        _core.sum_add_complex(np.zeros(4), np.zeros(4, "f4"), False, state, state.copy())
     with pytest.raises(ValueError, match="lead"):
         _core.sum_columns(np.zeros((3, 4)), 3, np.zeros((1, 1)))
 
@@ -401,6 +443,32 @@ def test_products_of_vectors(comm):
         for reproducible in (True, False):
             assert bits(u.dot(v, reproducible=reproducible)) == bits(np.dot(x[:, 0], y[:, 0]))
             assert bits(u.dot(y[:, 0], reproducible=reproducible)) == bits(np.dot(x[:, 0], y[:, 0]))
+
+
+@pytest.mark.parametrize("kind", "FD")
+def test_complex_sums_are_rounded_once(comm, isa, kind):
+    rng = np.random.default_rng(11)
+    real = np.dtype(kind).type().real.dtype
+    for n, spread in ((7, 3), (700, 9), (5000, 30)):
+        x, y = np.ldexp(rng.standard_normal((2, 2, n)), rng.integers(-spread, spread, (2, 2, n))).astype(real)
+        u, v = (np.ascontiguousarray(z.T).view(kind)[:, 0] for z in (x, y))
+        p = [np.multiply(x[i], y[j], dtype=float).tolist() for i in (0, 1) for j in (0, 1)]
+        minus = [[-t for t in part] for part in p]
+        want = {False: (p[0] + minus[3], p[1] + p[2]), True: (p[0] + p[3], p[1] + minus[2])}
+        apart = np.repeat(v, 2)[::2]  # no neighbours in memory
+        a, b = (mpihpc.asarray(w, comm=comm, halo=1) for w in (u, v))
+        for other in (b, v, apart):
+            for conjugate, function in ((False, mpihpc.dot), (True, mpihpc.vecdot)):
+                assert bits(function(a, other)) == bits(np.dtype(kind).type(complex(*map(math.fsum, want[conjugate]))))
+        assert bits(a.sum()) == bits(np.dtype(kind).type(complex(*map(math.fsum, x.tolist()))))
+        squares = np.square(x, dtype=float).ravel()
+        assert bits(mpihpc.norm(a)) == bits(real.type(math.sqrt(math.fsum(squares))))
+    for bad in (math.inf, math.nan, -math.inf):
+        u[3] = complex(bad, 1)
+        with np.errstate(all="ignore"):
+            assert bits(mpihpc.asarray(u, comm=comm).sum()) == bits(
+                np.dtype(kind).type(complex(bad, math.fsum(u.imag)))
+            )
 
 
 def test_dtypes_are_numpys(comm):

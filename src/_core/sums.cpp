@@ -32,20 +32,23 @@ int64_t field_of(double x) {
     return int64_t(bits >> 52 & 2047);
 }
 
-// Splits blocks of numbers into levels. What one block needed, the next ones may need.
+// Splits blocks of numbers into levels. What one block needed, the next ones may need: the more often that is seen, the
+// more of them begin with as many levels.
 class Splitter {
 public:
     // `levels`: what most blocks are likely to need, at least.
     explicit Splitter(int levels) : use_(kernels()), least_(levels), levels_(levels) {}
 
     // How many levels there are, or 0 where SUM_LEVELS are not enough. Units: see SumKernels::extract.
-    int split(const Source &source, int64_t n, int64_t *part, int64_t &field) {
+    int split(const Source &source, int64_t n, SumPart *part, int64_t &field) {
         if (field_ < 0) field_ = std::min(field_of(use_.largest(source, n)), MOST_FIELD);
         double largest;
         field = field_;
         if (use_.extract(source, n, field, levels_, part, &largest)) {
-            if (levels_ > least_ && !--left_) return left_ = 16, levels_--;
-            return levels_;
+            const int levels = levels_;
+            if (levels_ > least_ && !--left_) left_ = stay_, --levels_, tried_ = true;
+            else if (tried_) stay_ = 1, tried_ = false;
+            return levels;
         }
         // The block before had larger numbers, or smaller ones; or there are too few levels.
         const int64_t top = field_of(largest);
@@ -54,7 +57,10 @@ public:
         field = field_ = top;
         for (; levels <= SUM_LEVELS; ++levels)
             if (use_.extract(source, n, field, levels, part, &largest)) {
-                if (levels > levels_) levels_ = levels, left_ = 16;  // so many blocks begin with as many
+                if (levels > levels_) {
+                    if (tried_) stay_ = std::min(2 * stay_, 32);
+                    levels_ = levels, left_ = stay_, tried_ = false;
+                }
                 return levels;
             }
         return 0;
@@ -63,7 +69,8 @@ public:
 private:
     const SumKernels &use_;
     const int least_;
-    int levels_, left_ = 16;
+    int levels_, left_ = 0, stay_ = 1;  // so many blocks to go before fewer levels are tried
+    bool tried_ = false;                 // fewer levels than the block before
     int64_t field_ = -1;  // what was enough
 };
 
@@ -130,9 +137,10 @@ private:
     }
 
     void block(const Source &source, int64_t n) {
-        int64_t part[SUM_LEVELS], field;
+        SumPart part[SUM_LEVELS];
+        int64_t field;
         const int levels = split_.split(source, n, part, field);
-        for (int k = 0; k < levels; ++k) sum_.add(part[k], int(level_field(field, k) - 1));
+        for (int k = 0; k < levels; ++k) sum_.add(part[k].even + part[k].odd, int(level_field(field, k) - 1));
         if (levels) return;
         const auto one_by_one = [&](auto one) {
             using T = decltype(one);
@@ -148,6 +156,38 @@ private:
     Splitter split_;
     int64_t filled_ = 0;
     alignas(64) double buffer_[SUM_BLOCK];
+};
+
+// Pairs of numbers, one after the other in memory, on their way into two sums.
+class Pairs {
+public:
+    explicit Pairs(int levels) : split_(levels) {}
+
+    void add(const Source &source, int64_t n, Exact &even, int64_t even_sign, Exact &odd, int64_t odd_sign) {
+        SumPart part[SUM_LEVELS];
+        int64_t field;
+        const int levels = split_.split(source, n, part, field);
+        for (int k = 0; k < levels; ++k) {
+            const int place = int(level_field(field, k) - 1);
+            even.add(even_sign * part[k].even, place);
+            odd.add(odd_sign * part[k].odd, place);
+        }
+        if (levels) return;
+        const auto one_by_one = [&](auto one) {
+            using T = decltype(one);
+            const T *x = static_cast<const T *>(source.x), *y = static_cast<const T *>(source.y);
+            for (int64_t i = 0; i < n; ++i) {
+                const double number = y ? double(x[i]) * double(y[source.crossed ? i ^ 1 : i]) : double(x[i]);
+                if (i % 2) odd.add(double(odd_sign) * number);
+                else even.add(double(even_sign) * number);
+            }
+        };
+        if (source.single) one_by_one(float());
+        else one_by_one(double());
+    }
+
+private:
+    Splitter split_;
 };
 
 // Calls row(x, y, n, stride of x, stride of y) for the rows of one array, or of two of the same shape; as few and long
@@ -226,11 +266,11 @@ struct Axes {
     // Where the cell with this index in C order lies.
     static int64_t offset(const std::vector<int64_t> &shape, const std::vector<int64_t> &stride, int64_t index) {
         int64_t bytes = 0;
-        for (std::size_t d = shape.size(); d-- > 0;) {
+        for (std::size_t d = shape.size(); --d > 0;) {
             bytes += index % shape[d] * stride[d];
             index /= shape[d];
         }
-        return bytes;
+        return bytes + index * stride[0];
     }
     int64_t in_x(int64_t index) const { return offset(shape, x, index); }
     int64_t in_y(int64_t index) const { return offset(shape, y, index); }
@@ -281,14 +321,15 @@ private:
 
     // A column that is one line in memory.
     void line(int64_t c) {
-        int64_t part[SUM_LEVELS], field = 0;
+        SumPart part[SUM_LEVELS];
+        int64_t field = 0;
         const int levels = rows_ <= SUM_BLOCK ? split_.split(source(c), rows_, part, field) : 0;
         if (levels == 0 || levels > 2 || level_field(field, 1) <= 52) return one_by_one(c);
         double number[2] = {0, 0};
         for (int k = 0; k < levels; ++k) {
             const uint64_t unit = uint64_t(level_field(field, k) - 52) << 52;
             std::memcpy(&number[k], &unit, sizeof unit);
-            number[k] *= double(part[k]);
+            number[k] *= double(part[k].even + part[k].odd);
         }
         double sum, error;
         use_.add_pairs(&number[0], &number[1], &sum, &error, 1);
@@ -383,13 +424,7 @@ private:
             use_.tops(first, first.rows < panel.rows ? 4 : 0, top_);
             guessed_ = true;
         }
-        int levels = 2;
-        if (!use_.columns(panel, levels, {top_, part_, rest_, found_})) {
-            for (int64_t c = 0; c < panel.columns; ++c) top_[c] = std::min(found_[c], MOST_FIELD);
-            if (!use_.columns(panel, levels = PANEL_LEVELS, {top_, part_, rest_, found_}))
-                for (int64_t c = 0; c < panel.columns; ++c) left_[c] |= rest_[c];
-            for (int64_t c = 0; c < panel.columns; ++c) top_[c] = std::min(top_[c] + 2, MOST_FIELD);
-        }
+        const int levels = use_.columns(panel, 2, {top_, part_, rest_, found_}) ? 2 : again(panel);
         levels_ = levels;
         if (last && !filled_) return;
         // The parts of each panel are numbers to be summed in their turn.
@@ -404,6 +439,32 @@ private:
             for (int64_t c = 0; c < panel.columns; ++c) left_[c] |= rest_[c];
         for (filled_ = 0; filled_ < PANEL_LEVELS; ++filled_)
             std::copy(part_[filled_], part_[filled_] + panel.columns, &parts_[std::size_t(filled_ * PANEL_COLUMNS)]);
+    }
+
+    // Those columns that were not done in two levels are done in three. Returns how many levels there are.
+    int again(const Panel &panel) {
+        std::fill_n(part_[2], panel.columns, 0.0);
+        const auto bad = [&](int64_t c) {
+            return std::any_of(rest_ + c, rest_ + std::min(c + SUM_LANES, panel.columns), [](uint64_t x) { return x != 0; });
+        };
+        for (int64_t c = 0, end; c < panel.columns; c = end) {
+            end = c + SUM_LANES;
+            if (!bad(c)) continue;
+            while (end < panel.columns && bad(end)) end += SUM_LANES;
+            end = std::min(end, panel.columns);
+            const int64_t from = std::min(c, panel.columns - SUM_LANES), bytes = panel.single ? 4 : 8;
+            Panel some = panel;
+            some.x = static_cast<const char *>(panel.x) + from * bytes;
+            if (panel.y) some.y = static_cast<const char *>(panel.y) + from * bytes;
+            some.columns = end - from;
+            for (int64_t i = from; i < end; ++i) top_[i] = std::min(found_[i], MOST_FIELD);
+            const ColumnParts out{top_ + from, reinterpret_cast<double(*)[PANEL_COLUMNS]>(&part_[0][from]), rest_ + from,
+                                  found_ + from};
+            if (!use_.columns(some, PANEL_LEVELS, out))
+                for (int64_t i = from; i < end; ++i) left_[i] |= rest_[i];
+            for (int64_t i = from; i < end; ++i) top_[i] = std::min(top_[i] + 2, MOST_FIELD);
+        }
+        return PANEL_LEVELS;
     }
 
     void finish(int64_t c0, int64_t here) {
@@ -540,6 +601,23 @@ void add_products(Exact &sum, const Cells &x, const Cells &y) {
     each_row(x, y, [&](const char *p, const char *q, int64_t n, int64_t p_stride, int64_t q_stride) {
         if (x.single) blocks.add_products<float>(p, q, n, p_stride, q_stride);
         else blocks.add_products<double>(p, q, n, p_stride, q_stride);
+    });
+}
+
+void add_complex(Exact &real, Exact &imag, const Cells &x, const Cells *y, bool conjugate) {
+    Pairs straight(x.single && !y ? 1 : 2), crossed(2);
+    const int64_t sign = conjugate ? 1 : -1;
+    each_row(x, y ? *y : x, [&](const char *p, const char *q, int64_t n, int64_t, int64_t) {
+        const int64_t bytes = x.single ? 4 : 8;
+        for (int64_t count; n; p += count * bytes, q += count * bytes, n -= count) {
+            count = std::min(n, SUM_BLOCK);  // even
+            if (y) {
+                straight.add({p, q, x.single, false}, count, real, 1, real, sign);
+                crossed.add({p, q, x.single, true}, count, imag, 1, imag, -sign);
+            } else {
+                straight.add({p, nullptr, x.single}, count, real, 1, imag, 1);
+            }
+        }
     });
 }
 

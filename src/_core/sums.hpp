@@ -38,10 +38,15 @@ constexpr std::int64_t level_field(std::int64_t largest, int level) {
 constexpr std::int64_t MOST_FIELD = 2046 - 11;  // beyond, s would overflow
 
 // Numbers one after the other in memory, of float (single) or double: those of x, or their products with those of y, if
-// that is not null.
+// that is not null; crossed: x[0] * y[1], x[1] * y[0], x[2] * y[3], ...
 struct Source {
     const void *x, *y;
-    bool single;
+    bool single, crossed = false;
+};
+
+// An integer for the first, third, ... numbers, and one for the others: pairs are complex numbers, if they are that.
+struct SumPart {
+    std::int64_t even, odd;
 };
 
 // Some rows of such numbers, so many bytes apart.
@@ -64,8 +69,7 @@ struct SumKernels {
     double (*largest)(const Source &source, std::int64_t n);  // the largest size of a number; NaN does not count
     // part[k] of level k is an integer in units of 2^(level_field(field, k) - 52 - 1023). Whether nothing is left over,
     // and no number is too large for this field; the largest one's size is told in any case.
-    bool (*extract)(const Source &source, std::int64_t n, std::int64_t field, int levels, std::int64_t *part,
-                    double *largest);
+    bool (*extract)(const Source &source, std::int64_t n, std::int64_t field, int levels, SumPart *part, double *largest);
     void (*widen)(const float *x, double *out, std::int64_t n);
     void (*multiply)(const float *x, const float *y, double *out, std::int64_t n);  // exact
     void (*every_second)(const double *x, double *out, std::int64_t n);  // x[0], x[2], ...
@@ -116,6 +120,9 @@ struct Cells {
 void add_all(Exact &sum, const Cells &x);
 // The products, each rounded to a double.
 void add_products(Exact &sum, const Cells &x, const Cells &y);
+// Complex numbers, as pairs side by side along the last axis: their sum, or that of the four products of each with that
+// of y, and of their conjugates.
+void add_complex(Exact &real, Exact &imag, const Cells &x, const Cells *y, bool conjugate);
 
 // The sum of each column of x, or of its products with y, whose first `lead` axes are its rows and the others its columns, both in C order, in
 // `terms` rows of as many doubles as there are columns. One term: the sum, rounded. More: numbers that add up to it

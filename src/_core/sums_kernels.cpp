@@ -1,6 +1,10 @@
 // Kernels of sums, compiled once per instruction set as kernels.cpp is; nothing from std:: is called here either.
 #include "sums.hpp"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace mpihpc::MPIHPC_ISA {
 namespace {
 
@@ -34,9 +38,18 @@ inline void store(T *p, Vec v) {
     __builtin_memcpy(p, &v, sizeof v);
 }
 
+// `most`, where x is NaN. Compilers do not find the instruction by themselves.
 inline Vec larger(Vec x, Vec most) {
     const Vec a = Vec(Bits(x) & ~SIGN);
+#if defined(__AVX512F__)
+    return _mm512_max_pd(a, most);
+#elif defined(__AVX__)
+    return _mm256_max_pd(a, most);
+#elif defined(__SSE2__)
+    return _mm_max_pd(a, most);
+#else
     return a > most ? a : most;
+#endif
 }
 
 inline double as_double(uint64_t bits) {
@@ -65,51 +78,72 @@ inline bool any(Bits v) {
 }
 
 // Numbers of memory, or their products, a vector at a time.
-template <class T, bool PRODUCTS>
+enum Kind { PLAIN, PRODUCTS, SQUARES, CROSSED };
+
+// The numbers of each pair in turn.
+inline Vec swapped(Vec v) {
+    Bits order;
+    for (int lane = 0; lane < LANES; ++lane) order[lane] = uint64_t(lane ^ 1);
+    return __builtin_shuffle(v, order);
+}
+
+template <class T, Kind KIND>
 struct Numbers {
     const T *x, *y;
+    static constexpr bool TWO = KIND == PRODUCTS || KIND == CROSSED;
 
-    Vec at(int64_t i) const { return PRODUCTS ? load(x + i) * load(y + i) : load(x + i); }
+    Vec at(int64_t i) const {
+        const Vec v = load(x + i);
+        return KIND == PLAIN ? v : KIND == SQUARES ? v * v : v * (KIND == CROSSED ? swapped(load(y + i)) : load(y + i));
+    }
 
     Numbers row(int64_t i, const Panel &panel) const {
         return {reinterpret_cast<const T *>(reinterpret_cast<const char *>(x) + i * panel.x_stride),
-                PRODUCTS ? reinterpret_cast<const T *>(reinterpret_cast<const char *>(y) + i * panel.y_stride) : nullptr};
+                reinterpret_cast<const T *>(reinterpret_cast<const char *>(y) + i * panel.y_stride)};
+    }
+
+    void fetch(int64_t i, int64_t rows, const Panel &panel) const {  // the same place some rows further on
+        __builtin_prefetch(reinterpret_cast<const char *>(x + i) + rows * panel.x_stride);
+        if (TWO) __builtin_prefetch(reinterpret_cast<const char *>(y + i) + rows * panel.y_stride);
     }
 
     void prefetch(int64_t i, int64_t count) const {
         for (int64_t end = i + count; i < end; i += LINE / int64_t(sizeof(T))) {
             __builtin_prefetch(x + SUM_BLOCK + i);
-            if (PRODUCTS) __builtin_prefetch(y + SUM_BLOCK + i);
+            if (TWO) __builtin_prefetch(y + SUM_BLOCK + i);
         }
     }
 };
 
+template <class T, class From, class Work>
+auto with_type(const From &from, bool crossed, Work work) {
+    const T *x = static_cast<const T *>(from.x), *y = static_cast<const T *>(from.y);
+    if (!y) return work(Numbers<T, PLAIN>{x, y});
+    if (crossed) return work(Numbers<T, CROSSED>{x, y});
+    return x == y ? work(Numbers<T, SQUARES>{x, y}) : work(Numbers<T, PRODUCTS>{x, y});
+}
+
 // Calls work with the numbers of a source or panel.
 template <class From, class Work>
-auto with(const From &from, Work work) {
-    if (from.single)
-        return from.y ? work(Numbers<float, true>{static_cast<const float *>(from.x), static_cast<const float *>(from.y)})
-                      : work(Numbers<float, false>{static_cast<const float *>(from.x), nullptr});
-    return from.y ? work(Numbers<double, true>{static_cast<const double *>(from.x), static_cast<const double *>(from.y)})
-                  : work(Numbers<double, false>{static_cast<const double *>(from.x), nullptr});
+auto with(const From &from, bool crossed, Work work) {
+    return from.single ? with_type<float>(from, crossed, work) : with_type<double>(from, crossed, work);
 }
 
 // Calls work(numbers, index) for n numbers in groups of COUNT; the last group is filled up with zeros.
-template <int COUNT, class T, bool PRODUCTS, class Work>
-inline void in_groups(Numbers<T, PRODUCTS> numbers, int64_t n, Work work) {
+template <int COUNT, class T, Kind KIND, class Work>
+inline void in_groups(Numbers<T, KIND> numbers, int64_t n, Work work) {
     const int64_t whole = n / COUNT * COUNT;
     for (int64_t i = 0; i < whole; i += COUNT) work(numbers, i);
     if (whole == n) return;
-    T x[COUNT] = {}, y[PRODUCTS ? COUNT : 1] = {};
-    for (int64_t i = whole; i < n; ++i) {
-        x[i - whole] = numbers.x[i];
-        if (PRODUCTS) y[i - whole] = numbers.y[i];
-    }
-    work(Numbers<T, PRODUCTS>{x, y}, int64_t(0));
+    constexpr bool two = Numbers<T, KIND>::TWO;
+    T x[COUNT] = {}, y[two ? COUNT : 1] = {};
+    __builtin_memcpy(x, numbers.x + whole, std::size_t(n - whole) * sizeof(T));
+    if (two) __builtin_memcpy(y, numbers.y + whole, std::size_t(n - whole) * sizeof(T));
+    work(Numbers<T, KIND>{x, y}, int64_t(0));
 }
 
 double largest(const Source &source, int64_t n) {
-    return with(source, [n](auto all) {
+    return with(source, source.crossed, [n](auto all) {
         constexpr int WAYS = 4;
         Vec most[WAYS] = {};
         in_groups<WAYS * LANES>(all, n, [&](auto x, int64_t i) {
@@ -120,7 +154,7 @@ double largest(const Source &source, int64_t n) {
 }
 
 template <int LEVELS, class Numbers>
-bool extract_levels(Numbers all, int64_t n, int64_t field, int64_t *part, double *top) {
+bool extract_levels(Numbers all, int64_t n, int64_t field, SumPart *part, double *top) {
     constexpr int WAYS = LEVELS < 3 || LANES < 4 ? 4 : 2;
     static_assert(SUM_BLOCK / (WAYS * LANES) <= 256);
     Vec s[LEVELS][WAYS], most[2] = {};
@@ -147,14 +181,14 @@ bool extract_levels(Numbers all, int64_t n, int64_t field, int64_t *part, double
         const int64_t zero = level_field(field, k) << 52 | int64_t(HALF);
         Mask sum = Mask(s[k][0]) - zero;
         for (int w = 1; w < WAYS; ++w) sum += Mask(s[k][w]) - zero;
-        part[k] = 0;
-        for (int lane = 0; lane < LANES; ++lane) part[k] += sum[lane];
+        part[k] = {0, 0};
+        for (int lane = 0; lane < LANES; lane += 2) part[k].even += sum[lane], part[k].odd += sum[lane + 1];
     }
     return true;
 }
 
-bool extract(const Source &source, int64_t n, int64_t field, int levels, int64_t *part, double *top) {
-    return with(source, [=](auto x) {
+bool extract(const Source &source, int64_t n, int64_t field, int levels, SumPart *part, double *top) {
+    return with(source, source.crossed, [=](auto x) {
         switch (levels) {
             case 1: return extract_levels<1>(x, n, field, part, top);
             case 2: return extract_levels<2>(x, n, field, part, top);
@@ -182,7 +216,7 @@ inline int64_t place(int64_t v, int64_t columns) {
 }
 
 void tops(const Panel &panel, int64_t margin, int64_t *top) {
-    with(panel, [&](auto x) {
+    with(panel, false, [&](auto x) {
         for (int64_t v = 0; v * LANES < panel.columns; ++v) {
             const int64_t at = place(v, panel.columns);
             Vec most = {};
@@ -228,6 +262,7 @@ bool columns_levels(Numbers x, const Panel &panel, const ColumnParts &out) {
             for (int k = 0; k < LEVELS; ++k) now[k] = s[k][v];
             for (int r = 0; r < n; ++r) {
                 Vec left_over = row[r].at(at);
+                row[r].fetch(at, ROWS, panel);
                 high = larger(left_over, high);
                 for (int k = 0; k < LEVELS; ++k) {
                     const Vec next = now[k] + left_over;
@@ -260,7 +295,7 @@ bool columns_levels(Numbers x, const Panel &panel, const ColumnParts &out) {
 }
 
 bool columns(const Panel &panel, int levels, const ColumnParts &out) {
-    return with(panel, [&](auto x) {
+    return with(panel, false, [&](auto x) {
         return levels == 2 ? columns_levels<2>(x, panel, out) : columns_levels<PANEL_LEVELS>(x, panel, out);
     });
 }

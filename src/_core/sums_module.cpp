@@ -93,6 +93,37 @@ state : int64 array of SUM_WORDS words
         R"(Add ``x * y`` of all cells, each product rounded to float64 (of float32: exact), to a sum, as `sum_add`.)");
 
     m.def(
+        "sum_add_complex",
+        [](nb::handle x_, nb::handle y_, bool conjugate, nb::handle real_, nb::handle imag_) {
+            const Array x(x_, "x", "fd"), y(y_.is_none() ? x_ : y_, "y", "fd");
+            const State real_state(real_), imag_state(imag_);
+            if (x.shape != y.shape) value_error("x and y differ in shape");
+            if (x.letter != y.letter) type_error("x and y differ in dtype");
+            for (const Array *a : {&x, &y})
+                if (a->shape.empty() || a->shape.back() % 2 || a->stride.back() != a->itemsize())
+                    value_error("the last axis must be contiguous, of pairs");
+            const bool products = !y_.is_none();
+            nb::gil_scoped_release nogil;
+            Exact real(real_state.words()), imag(imag_state.words());
+            const Cells factors = y.cells();
+            add_complex(real, imag, x.cells(), products ? &factors : nullptr, conjugate);
+            real.save(real_state.words());
+            imag.save(imag_state.words());
+        },
+        "x"_a, "y"_a.none(), "conjugate"_a, "real"_a, "imag"_a,
+        R"(Add complex numbers to the sums of their real and imaginary parts, as `sum_add`.
+
+Parameters
+----------
+x : float32 or float64 array
+    Real and imaginary parts, side by side along the last axis, which is contiguous.
+y : array like `x`, or None
+    Add the products ``x * y`` instead: each of their four real products rounded to float64.
+conjugate : bool
+    Of `x`, before it is multiplied.
+real, imag : int64 arrays of SUM_WORDS words)");
+
+    m.def(
         "sum_round",
         [](nb::handle state_, bool odd) {
             const State state(state_);

@@ -44,15 +44,44 @@ def total(terms: Terms, shape: Sequence[int], views: bool, device: Device = CPU)
         Where the terms are.
     """
     kernels, piece = device.kernels, _PIECE if device is CPU else _LARGE_PIECE
-    states = np.zeros((len(terms(_nothing(shape))), _core.SUM_WORDS), np.int64)
-    for at in [_everything(shape)] if views and device is CPU else _pieces(shape, piece):
-        for state, component in zip(states, terms(at), strict=True):
+    states: list[NDArray[np.int64]] = []
+    whole = (views and device is CPU) or not math.prod(shape)
+    for at in [_everything(shape)] if whole else _pieces(shape, piece):
+        found = terms(at)
+        states = states or list(np.zeros((len(found), _core.SUM_WORDS), np.int64))
+        for state, component in zip(states, found, strict=True):
             for x in component:
                 if isinstance(x, tuple):
                     kernels.sum_add_products(x[0], x[1], state)
                 else:
                     kernels.sum_add(x, state)
+    return np.array(states)
+
+
+def complex_total(x: NDArray[Any], y: NDArray[Any] | None, conjugate: bool) -> NDArray[np.int64]:
+    """The sums of the real and the imaginary parts of the cells, or of ``x * y``, as `total`.
+
+    Parameters
+    ----------
+    x, y : complex64 or complex128 arrays
+        Of the same shape and dtype, `y` may be None. Their last axis is contiguous.
+    conjugate : bool
+        Of `x`, before it is multiplied.
+    """
+    states = np.zeros((2, _core.SUM_WORDS), np.int64)
+    if x.size:
+        _core.sum_add_complex(reals(x), None if y is None else reals(y), conjugate, *states)
     return states
+
+
+def reals(x: NDArray[Any]) -> NDArray[Any]:
+    """Complex numbers as real ones, along the last axis, which is contiguous."""
+    return x.view(x.real.dtype)
+
+
+def side_by_side(*arrays: Any) -> bool:
+    """Whether their real and imaginary parts lie so in host memory."""
+    return all(isinstance(x, np.ndarray) and x.dtype.char in "FD" and x.strides[-1] == x.itemsize for x in arrays)
 
 
 def lines(
@@ -83,7 +112,7 @@ def lines(
     here = tuple(1 if d in axes else n for d, n in enumerate(shape))
     if views and device is CPU:
         everything = terms(_everything(shape))
-        return [_columns(np.moveaxis(x, axes, range(len(axes))), len(axes), complete, odd, here) for (x,) in everything]
+        return [_columns(x, axes, complete, odd, here) for (x,) in everything]
     sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]
     tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
     for at in _pieces(here, piece // _ROWS):
@@ -91,19 +120,15 @@ def lines(
         for rows in _pieces(tall, max(_ROWS, piece // max(1, math.prod(here)))):
             index = tuple(rows[d] if d in axes else s for d, s in enumerate(at))
             for c, component in enumerate(terms(index)):
-                found = []
-                for x in component:
-                    x = np.multiply(*x, dtype=float) if isinstance(x, tuple) else x
-                    x = np.moveaxis(x, axes, range(len(axes)))
-                    found.append(_columns(x, len(axes), False, kernels=kernels))
+                found = [_columns(x, axes, False, kernels=kernels) for x in component]
                 if (before := parts[c]) is not None:
                     found.append(before)
-                parts[c] = found[0] if len(found) == 1 else _columns(np.concatenate(found), 1, False)
+                parts[c] = found[0] if len(found) == 1 else _columns(np.concatenate(found), [0], False)
         for c, part in enumerate(parts):
             if part is None:
                 continue
             if complete:
-                part = _columns(part, 1, True, odd)
+                part = _columns(part, [0], True, odd)
             elif len(part) > len(sums[c]):
                 sums[c] = np.concatenate([sums[c], np.zeros((len(part) - len(sums[c]), *here))])
             there = sums[c][: len(part), *at]
@@ -113,7 +138,7 @@ def lines(
 
 def rounded(sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
     """The sums over the first axis, rounded once."""
-    return _columns(sums, 1, True, odd, sums.shape[1:])[0]
+    return _columns(sums, [0], True, odd, sums.shape[1:])[0]
 
 
 def narrowed(x: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
@@ -132,14 +157,20 @@ def narrowed(x: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
 
 
 def _columns(
-    x: Any, lead: int, complete: bool, odd: bool = False, shape: Sequence[int] = (-1,), kernels: Any = _core
+    x: Any, axes: Sequence[int], complete: bool, odd: bool = False, shape: Sequence[int] = (-1,), kernels: Any = _core
 ) -> NDArray[np.float64]:
-    """The sums over the first axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
-    columns = math.prod(x.shape[lead:])
+    """The sums along axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
+    x, y = (None if f is None else _first(f, axes) for f in (x if isinstance(x, tuple) else (x, None)))
+    columns = math.prod(x.shape[len(axes) :])
     out = np.empty((1 if complete else 2, columns))
-    while (needed := kernels.sum_columns(x, lead, out, odd)) > len(out):
+    while (needed := kernels.sum_columns(x, len(axes), out, odd, y)) > len(out):
         out = np.empty((needed, columns))
     return out.reshape(len(out), *shape) if columns else np.empty((len(out), *(shape if shape != (-1,) else (0,))))
+
+
+def _first(x: NDArray[Any], axes: Sequence[int]) -> NDArray[Any]:
+    """With these axes before the others."""
+    return x.transpose(*axes, *(d for d in range(x.ndim) if d not in axes))
 
 
 def _pieces(shape: Sequence[int], limit: int) -> Iterator[Index]:

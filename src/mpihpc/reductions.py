@@ -181,11 +181,13 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     NumPy scalar, or DistArray
         As `sum`; real.
     """
-    along = _Along(a, axis, keepdims, lambda: np.linalg.norm(np.zeros(1, a.dtype)).dtype)
+    along = _Along(a, axis, keepdims, lambda: _numpys_dtype(_norm, a.dtype, None))
     kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
 
-    if reproducible:
-        views = a.dtype == kind and kind.kind == "f" and not along.kept
+    if reproducible and not along.kept and exact.side_by_side(a.local):
+        total = along.exact(lambda at: [[(exact.reals(a.local[at]),) * 2]], True)
+    elif reproducible:
+        views = a.dtype == kind and kind.kind == "f"
         total = along.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]], views)
     else:
         total = along.reduce(lambda x, **over: np.sum(_square(x.astype(kind, copy=False)), **over), np.add)
@@ -213,9 +215,6 @@ def dot(a: DistArray, b: Any, *, reproducible: bool = True) -> Any:
     ValueError
         Not vectors of the same length.
     """
-    with agree(a.topology.private):
-        if a.ndim != 1:
-            raise ValueError(f"dot takes vectors, a has shape {a.shape}: use vecdot along an axis, or @ for matrices")
     return _vecdot(a, b, 0, False, reproducible)
 
 
@@ -359,15 +358,19 @@ class _Along:
         self.narrow = self.dtype.char not in "dD"
         self.kept = [d for d in range(a.ndim) if d not in self.axes]
         self.counts = tuple(cut.dims[d] for d in self.axes)
-        shape = [n if d in self.kept else 1 for d, n in enumerate(a.shape)]
-        dims = list(cut.dims)
         self.moves = bool(self.kept) and builtins.max(self.counts, default=1) > 1
+
+    @functools.cached_property
+    def cut(self) -> Decomposition:
+        """How the result is cut, with length 1 on the reduced axes."""
+        a, cut = self.array, self.array.decomposition
+        dims = list(cut.dims)
         if self.moves:
             grid = Decomposition.balanced([a.shape[d] for d in self.kept], cut.size).dims
             dims = [1] * a.ndim
             for d, p in zip(self.kept, grid, strict=True):
                 dims[d] = p
-        self.cut = Decomposition(tuple(shape), tuple(dims))
+        return Decomposition(tuple(n if d in self.kept else 1 for d, n in enumerate(a.shape)), tuple(dims))
 
     def partial(self, function: Callable[..., Any], empty: Any = None) -> NDArray[Any]:
         """``function(block, axis=..., keepdims=True)`` in host memory; of a block without cells, `empty` if given."""
@@ -391,14 +394,13 @@ class _Along:
             sums = exact.lines(terms, shape, self.axes, views, not self.moves, odd, self.array.device)
             parts = [self.round_lines(x, odd) if self.moves else x[0] for x in sums]
         else:
-            states = exact.total(terms, shape, views, self.array.device)
-            self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
-            parts = [np.full((1,) * self.array.ndim, _core.sum_round(state, odd)) for state in states]
-        if len(parts) == 1:
-            return parts[0]
-        both = np.empty(parts[0].shape, complex)
-        both.real, both.imag = parts
-        return both
+            return self.round_states(exact.total(terms, shape, views, self.array.device), odd)
+        return _joined(parts)
+
+    def round_states(self, states: NDArray[np.int64], odd: bool) -> NDArray[Any]:
+        """The sum over all ranks, from the states of the components of theirs. Collective."""
+        self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
+        return _joined([np.full((1,) * self.array.ndim, _core.sum_round(state, odd)) for state in states])
 
     def round_lines(self, sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
         """This rank's part of the result, from the numbers that add up to the sums of its block. Collective."""
@@ -437,8 +439,10 @@ class _Along:
 
     def finish(self, total: Any) -> Any:
         """The result, of `dtype`, out of this rank's part of it, which has all axes."""
-        with np.errstate(over="ignore"):
-            total = exact.narrowed(np.asarray(total), self.dtype)
+        total = np.asarray(total)
+        if total.dtype != self.dtype:
+            with np.errstate(over="ignore"):
+                total = exact.narrowed(total, self.dtype)
         if not self.kept and not self.keepdims:
             return total.reshape(())[()]
         cut = self.cut
@@ -452,13 +456,24 @@ class _Along:
         return new
 
 
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """The only part, or the complex numbers of two."""
+    if len(parts) == 1:
+        return parts[0]
+    both = np.empty(parts[0].shape, complex)
+    both.real, both.imag = parts
+    return both
+
+
 def _total(along: _Along, kind: np.dtype, reproducible: bool, odd: bool = False) -> NDArray[Any]:
     """This rank's part of the sum of all cells, each converted to `kind` first."""
     a = along.array
     if not (reproducible and kind_of(kind) in "fc"):
         return along.reduce(lambda x, **over: np.sum(x, dtype=kind, **over), np.add)
     if a.dtype.char in "fdFD" and np.can_cast(a.dtype, kind) and (a.dtype.kind == kind.kind):
-        # The parts of complex numbers lie side by side: in pieces, memory is read only once.
+        if not along.kept and exact.side_by_side(a.local):
+            return along.round_states(exact.complex_total(a.local, None, False), odd)
+        # The parts of complex numbers lie near each other: in pieces, memory is read only once.
         return along.exact(lambda at: [[x] for x in _parts(a.local[at])], bool(along.kept) or kind.kind == "f", odd)
     wide = np.promote_types(kind, "f4")
     return along.exact(lambda at: [[x] for x in _parts(a.local[at].astype(kind).astype(wide))], odd=odd)
@@ -491,7 +506,10 @@ def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, repr
 
 
 def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool) -> Any:
-    with agree(a.topology.private):
+    def check() -> np.dtype:
+        nonlocal b
+        if not conjugate and a.ndim != 1:
+            raise ValueError(f"dot takes vectors, a has shape {a.shape}: use vecdot along an axis, or @ for matrices")
         b = b if is_distributed(b) else np.asarray(b)
         if is_distributed(b) and b.topology is not a.topology:
             raise ValueError(
@@ -501,8 +519,9 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             raise ValueError(f"a lies on {a.device.label}, b on {b.device.label}: use .to_device")
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: they must be equal")
-        number_dtype(b.dtype)
-    along = _Along(a, axis, False, lambda: np.result_type(a.dtype, b.dtype), several=False)
+        return np.result_type(a.dtype, number_dtype(b.dtype))
+
+    along = _Along(a, axis, False, check, several=False)
     kind = along.dtype
     y = local_part(b, a)
     if kind.kind == "b":
@@ -522,7 +541,9 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             return [[(p[0], q[0])]]
         return [[(p[0], q[0]), (-sign * p[1], q[1])], [(p[0], q[1]), (sign * p[1], q[0])]]
 
-    views = a.dtype == y.dtype == work and kind.kind == "f" and not along.kept
+    if not along.kept and a.dtype == y.dtype == work and exact.side_by_side(a.local, y):
+        return along.finish(along.round_states(exact.complex_total(a.local, y, conjugate), along.narrow))
+    views = a.dtype == y.dtype == work and kind.kind == "f"
     return along.finish(along.exact(products, views, along.narrow))
 
 
@@ -554,6 +575,10 @@ def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     )
 
 
+def _norm(x: NDArray[Any], dtype: None) -> Any:
+    return np.linalg.norm(x)
+
+
 def _axes(axis: Axis, ndim: int, several: bool) -> tuple[int, ...]:
     """The axes to reduce, none of them negative, in order."""
     if axis is None:
@@ -566,9 +591,15 @@ def _axes(axis: Axis, ndim: int, several: bool) -> tuple[int, ...]:
 
 def _result_dtype(function: Callable[..., Any], a: DistArray, dtype: DTypeLike | None) -> np.dtype:
     """What NumPy's function gives for this dtype."""
-    if dtype is not None:
-        require_cast(a.dtype, number_dtype(dtype))
-    return function(np.ones(1, a.dtype), dtype=dtype).dtype
+    wanted = None if dtype is None else number_dtype(dtype)
+    if wanted is not None:
+        require_cast(a.dtype, wanted)
+    return _numpys_dtype(function, a.dtype, wanted)
+
+
+@functools.cache
+def _numpys_dtype(function: Callable[..., Any], dtype: np.dtype, wanted: np.dtype | None) -> np.dtype:
+    return function(np.ones(1, dtype), dtype=wanted).dtype
 
 
 def _limit(dtype: np.dtype, largest: bool) -> Any:

@@ -24,9 +24,9 @@ def sum_add_products(x: Any, y: Any, state: NDArray[np.int64]) -> None:
     _add(x, y, state)
 
 
-def sum_columns(x: Any, lead: int, out: NDArray[np.float64], odd: bool = False) -> int:
+def sum_columns(x: Any, lead: int, out: NDArray[np.float64], odd: bool = False, y: Any = None) -> int:
     """`mpihpc._core.sum_columns`, in host memory."""
-    return _core.sum_columns(x.get(), lead, out, odd)
+    return _core.sum_columns(x.get(), lead, out, odd, None if y is None else y.get())
 
 
 def _add(x: Any, y: Any, state: NDArray[np.int64]) -> None:
