@@ -41,6 +41,9 @@ struct Shape {
     }
     static constexpr int TAPS = tap(Z, Y, RADIUS) + 1;
 
+    // With many taps of a 3-D shape denormal products hide behind loads, and copies that fused instructions need do not.
+    static constexpr bool FUSED = DIMS < 3 || TAPS <= 12;
+
     // Larger boxes written out would be megabytes of code. Their rows of taps look alike: loops go through them.
     static constexpr bool LOOPS = BOX && (RADIUS > 1 || DIMS > 2);
 };
@@ -52,23 +55,24 @@ MPIHPC_INLINE void add_taps(V (&acc)[S::ROWS][BLOCK], const V (&v)[BLOCK], const
         constexpr int TAP = S::tap(ZZ - J, DY, DX);
         const T weight = w[TAP];
 #pragma GCC unroll 8
-        for (int b = 0; b < BLOCK; ++b) acc[J][b] = TAP == 0 && !S::LOOPS ? weight * v[b] : acc[J][b] + weight * v[b];
+        for (int b = 0; b < BLOCK; ++b) {
+            const V value = S::FUSED ? product(weight, v[b]) : weight * v[b];
+            acc[J][b] = TAP == 0 && !S::LOOPS ? value : acc[J][b] + value;
+        }
     }
     if constexpr (J + 1 < S::ROWS) add_taps<S, T, V, ZZ, DY, DX, J + 1, BLOCK>(acc, v, w);
 }
 
-// With many taps compilers load everything early, then run out of registers and keep it on the stack: let them look at
-// one vector of the source at a time.
+// Compilers load everything early, then run out of registers and keep it on the stack: let them look at one vector of the
+// source at a time.
 template <class S, class T, class V, int ZZ, int BLOCK>
 MPIHPC_INLINE void settle(V (&acc)[S::ROWS][BLOCK], const T *&w) {
-    if constexpr (S::TAPS > 12) {
-        asm volatile("" : "+r"(w));
+    if constexpr (S::TAPS > 12) asm volatile("" : "+r"(w));
 #pragma GCC unroll 8
-        for (int j = 0; j < S::ROWS; ++j)
+    for (int j = 0; j < S::ROWS; ++j)
 #pragma GCC unroll 8
-            for (int b = 0; b < BLOCK; ++b)
-                if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
-    }
+        for (int b = 0; b < BLOCK; ++b)
+            if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
 }
 
 // Vectors as they lie at `at` + DX, from those at `at` and beside it: by shifts between registers, for a load that is
@@ -190,10 +194,12 @@ void jam(T *const *dst, const T *const *x, const T *w, int64_t n, bool stream, c
     };
     int64_t i = (-reinterpret_cast<std::uintptr_t>(dst[0]) & (BYTES - 1)) / sizeof(T);
     Fetch fetch(ahead, BLOCK * LANES, n);
+    T own[S::TAPS];  // out of reach of the stores: few weights stay in registers
+    for (int t = 0; S::TAPS <= 12 && t < S::TAPS; ++t) own[t] = w[t];
     if (i != 0) end(0, 0, i);
     for (; i + BLOCK * LANES <= n; i += BLOCK * LANES) {
         fetch.next();
-        jam_block<S, T, BYTES, BLOCK>(dst, x, w, i, stream);
+        jam_block<S, T, BYTES, BLOCK>(dst, x, S::TAPS <= 12 ? own : w, i, stream);
     }
     for (; i + LANES <= n; i += LANES) jam_block<S, T, BYTES, 1>(dst, x, w, i, stream);
     if (i < n) end(n - LANES, i, n);
