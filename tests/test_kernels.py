@@ -261,7 +261,7 @@ def test_known_shapes(isa: str, ndim: int) -> None:
 
 
 def weights_alike(offsets: np.ndarray, dtype: str) -> Iterator[np.ndarray]:
-    """Of boxes all weights, of stars all but the centre's: the same, or with one that differs by as little as can be."""
+    """Of boxes all weights, of stars all but the centre's: the same, or one differs by as little as can be."""
     for centre, other in ((0.4, 0.1), (1 / 7, 1 / 7), (-0.0, 0.0), (0.0, -0.0), (1, np.nan), (np.inf, 1)):
         weights = np.where((offsets == 0).all(1), centre, other).astype(dtype)
         yield weights
