@@ -260,6 +260,38 @@ def test_known_shapes(isa: str, ndim: int) -> None:
             assert_same_bits(*results)
 
 
+def weights_alike(offsets: np.ndarray, dtype: str) -> Iterator[np.ndarray]:
+    """Of boxes all weights, of stars all but the centre's: the same, or one differs by as little as can be."""
+    for centre, other in ((0.4, 0.1), (1 / 7, 1 / 7), (-0.0, 0.0), (0.0, -0.0), (1, np.nan), (np.inf, 1)):
+        weights = np.where((offsets == 0).all(1), centre, other).astype(dtype)
+        yield weights
+        for odd in (0, len(weights) // 2 + 1, len(weights) - 1):
+            changed = weights.copy()
+            changed[odd] = (
+                -0.0 if other == 0 and not np.signbit(other) else np.nextafter(weights[odd], np.array(2, dtype))
+            )
+            yield changed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(301,), (6, 150), (6, 3, 75)])
+def test_equal_weights(isa: str, shape: tuple[int, ...], dtype: str) -> None:
+    """Kernels that share products give the bits of those that do not, and only weights that are equal are taken so."""
+    rng = np.random.default_rng(14)
+    real = DTYPES[DTYPES.index(dtype) % 2]
+    tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+    special = np.array([0.0, -0.0, tiny, -3 * tiny, huge, -huge, np.inf, -np.inf, np.nan], real)
+    for radius, box in itertools.product((1, 2), (False, True)):
+        offsets = np.array(list(itertools.product(range(-radius, radius + 1), repeat=len(shape))))
+        offsets = offsets if box else offsets[np.count_nonzero(offsets, axis=1) <= 1]
+        plain = numbers(rng, tuple(n + 2 * radius for n in shape), dtype)
+        negative, mixed = -abs(plain.view(real)).view(dtype), plain.copy()
+        values = mixed.view(real).reshape(-1)
+        values[rng.integers(0, values.size, values.size // 20)] = rng.choice(special, values.size // 20)
+        for src, weights in itertools.product((plain, negative, mixed), weights_alike(offsets, real)):
+            check(src, np.empty(shape, dtype), offsets + radius, weights)
+
+
 def test_bad_arguments_of_advance() -> None:
     src, w = np.ones((9, 8)), np.ones(1)
     good = {"src": src, "dst": np.ones((5, 4)), "offsets": [[0, 1]], "weights": w, "steps": 2}

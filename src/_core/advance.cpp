@@ -52,7 +52,7 @@ struct Plane {
     T *row(int64_t b, int64_t c) const { return base + b * stride_b + c * stride_c; }
 };
 
-// The shape that a list of taps is, if the kernels know it: a pointer to its kernel.
+// The shape that a list of taps is, if the kernels know it: a pointer to its kernel, or to that for equal weights.
 template <class T>
 Jam<T> known_shape(const Problem<T> &p, int axes) {
     const int64_t r = p.before[3];
@@ -72,7 +72,13 @@ Jam<T> known_shape(const Problem<T> &p, int axes) {
                     same = t < count && std::equal(expected, expected + MAX_AXES, &p.offset[t * MAX_AXES]);
                     ++t;
                 }
-        if (same && t == count) return rows<T>().jam.of[box][axes - 1][r - 1];
+        if (!same || t != count) continue;
+        const Jams<T> &jam = rows<T>().jam;
+        const Jam<T> shares = r == 1 && axes > 1 ? jam.equal[box][axes - 2] : nullptr;
+        bool equal = true;  // to the bit: -0.0 is not 0.0
+        for (t = 1; t < count; ++t)
+            equal = equal && ((!box && t == count / 2) || std::memcmp(&p.weight[t], &p.weight[0], sizeof(T)) == 0);
+        return shares && equal ? shares : jam.of[box][axes - 1][r - 1];
     }
     return nullptr;
 }

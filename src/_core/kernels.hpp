@@ -58,6 +58,7 @@ using Finish = void (*)(T *dst, const Update<T> &update, std::int64_t begin, std
 template <class T>
 struct Jams {
     Jam<T> of[2][3][MOST_RADIUS];  // [star, box][axes - 1][radius - 1]
+    Jam<T> equal[2][2];            // [star, box][axes - 2], radius 1, equal weights; or null
 };
 
 template <class T>

@@ -16,7 +16,9 @@
 #define MPIHPC_KEEP(vector) "+w"(vector)
 #endif
 
-template <int DIMS, int RADIUS, bool BOX>
+// EQUAL: all weights of a box are the same, or those of a star but the one in the centre. A loaded vector is multiplied
+// once by each, and shifted after that.
+template <int DIMS, int RADIUS, bool BOX, bool EQUAL = false>
 struct Shape {
     static constexpr int ROWS = jammed(DIMS, RADIUS, BOX);
     static constexpr int Z = DIMS > 1 ? RADIUS : 0, Y = DIMS > 2 ? RADIUS : 0;  // reach across planes and rows
@@ -41,34 +43,44 @@ struct Shape {
     }
     static constexpr int TAPS = tap(Z, Y, RADIUS) + 1;
 
+    // Where the tap finds its weight.
+    static constexpr int weight(int dz, int dy, int dx) {
+        return EQUAL && (BOX || dz != 0 || dy != 0 || dx != 0) ? 0 : tap(dz, dy, dx);
+    }
+    static constexpr bool SHARES = EQUAL;
+
+    // With many taps of a 3-D shape denormal products hide behind loads, and copies that fused instructions need do not.
+    static constexpr bool FUSED = EQUAL || DIMS < 3 || TAPS <= 12;
+
     // Larger boxes written out would be megabytes of code. Their rows of taps look alike: loops go through them.
     static constexpr bool LOOPS = BOX && (RADIUS > 1 || DIMS > 2);
 };
 
-// What the vectors at one place of the source add to row J of the result and those behind it.
-template <class S, class T, class V, int ZZ, int DY, int DX, int J, int BLOCK>
+// What the vectors at one place of the source, or their products, add to row J of the result and those behind it.
+template <class S, class T, class V, int ZZ, int DY, int DX, int J, bool PRODUCTS, int BLOCK>
 MPIHPC_INLINE void add_taps(V (&acc)[S::ROWS][BLOCK], const V (&v)[BLOCK], const T *w) {
     if constexpr (S::has(ZZ - J, DY, DX)) {
-        constexpr int TAP = S::tap(ZZ - J, DY, DX);
-        const T weight = w[TAP];
+        constexpr bool FIRST = S::tap(ZZ - J, DY, DX) == 0 && !S::LOOPS;
+        const T weight = w[S::weight(ZZ - J, DY, DX)];
 #pragma GCC unroll 8
-        for (int b = 0; b < BLOCK; ++b) acc[J][b] = TAP == 0 && !S::LOOPS ? weight * v[b] : acc[J][b] + weight * v[b];
+        for (int b = 0; b < BLOCK; ++b) {
+            const V value = PRODUCTS ? v[b] : S::FUSED ? product(weight, v[b]) : weight * v[b];
+            acc[J][b] = FIRST ? value : acc[J][b] + value;
+        }
     }
-    if constexpr (J + 1 < S::ROWS) add_taps<S, T, V, ZZ, DY, DX, J + 1, BLOCK>(acc, v, w);
+    if constexpr (J + 1 < S::ROWS) add_taps<S, T, V, ZZ, DY, DX, J + 1, PRODUCTS, BLOCK>(acc, v, w);
 }
 
-// With many taps compilers load everything early, then run out of registers and keep it on the stack: let them look at
-// one vector of the source at a time.
+// Compilers load everything early, then run out of registers and keep it on the stack: let them look at one vector of the
+// source at a time.
 template <class S, class T, class V, int ZZ, int BLOCK>
 MPIHPC_INLINE void settle(V (&acc)[S::ROWS][BLOCK], const T *&w) {
-    if constexpr (S::TAPS > 12) {
-        asm volatile("" : "+r"(w));
+    if constexpr (S::TAPS > 12 && !S::SHARES) asm volatile("" : "+r"(w));
 #pragma GCC unroll 8
-        for (int j = 0; j < S::ROWS; ++j)
+    for (int j = 0; j < S::ROWS; ++j)
 #pragma GCC unroll 8
-            for (int b = 0; b < BLOCK; ++b)
-                if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
-    }
+        for (int b = 0; b < BLOCK; ++b)
+            if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
 }
 
 // Vectors as they lie at `at` + DX, from those at `at` and beside it: by shifts between registers, for a load that is
@@ -91,11 +103,13 @@ MPIHPC_INLINE V load_lanes(const T *p, unsigned lanes) {  // the others are not 
 template <class S, class T, class V, int ZZ, int DY, int DX, int BLOCK>
 MPIHPC_INLINE void add_shifted(V (&acc)[S::ROWS][BLOCK], const V (&all)[BLOCK + 2], const T *w) {
     settle<S, T, V, ZZ>(acc, w);
-    V v[BLOCK];
+    constexpr bool PRODUCTS = S::SHARES && DX != 0;
+    V from[BLOCK + 2], v[BLOCK];
 #pragma GCC unroll 8
-    for (int b = 0; b < BLOCK; ++b)
-        v[b] = DX < 0 ? shifted<DX>(all[b], all[b + 1]) : shifted<DX>(DX ? all[b + 1] : all[b], DX ? all[b + 2] : all[b + 1]);
-    add_taps<S, T, V, ZZ, DY, DX, 0, BLOCK>(acc, v, w);
+    for (int b = 0; b < BLOCK + 2; ++b) from[b] = PRODUCTS ? product(w[S::weight(0, 0, DX)], all[b]) : all[b];
+#pragma GCC unroll 8
+    for (int b = 0; b < BLOCK; ++b) v[b] = shifted<DX>(from[b + (DX > 0)], from[b + 1 + (DX > 0)]);
+    add_taps<S, T, V, ZZ, DY, DX, 0, PRODUCTS, BLOCK>(acc, v, w);
     if constexpr (DX < S::reach(ZZ, DY)) add_shifted<S, T, V, ZZ, DY, DX + 1, BLOCK>(acc, all, w);
 }
 #endif
@@ -107,7 +121,7 @@ MPIHPC_INLINE void add_columns(V (&acc)[S::ROWS][BLOCK], const T *row, const T *
     V v[BLOCK];
 #pragma GCC unroll 8
     for (int b = 0; b < BLOCK; ++b) v[b] = load<V>(row + DX + b * int(sizeof(V) / sizeof(T)));
-    add_taps<S, T, V, ZZ, DY, DX, 0, BLOCK>(acc, v, w);
+    add_taps<S, T, V, ZZ, DY, DX, 0, false, BLOCK>(acc, v, w);
     if constexpr (DX < S::reach(ZZ, DY)) add_columns<S, T, V, ZZ, DY, DX + 1, BLOCK>(acc, row, w);
 }
 
@@ -143,9 +157,9 @@ template <class S, class T, class V, int ZZ, int BLOCK>
 MPIHPC_INLINE void add_planes(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
     constexpr int ALIKE = S::Z > 1 && ZZ == S::ROWS - 1 - S::Z ? 2 * S::Z - S::ROWS + 2 : 1;
     constexpr int ROWS = ALIKE * (2 * S::Y + 1);
-    const T *at = w - S::tap(-S::Z, 0, -S::reach(0, 0));  // so that the first row's weights are where row 0 has its own
+    const T *at = w - S::weight(-S::Z, 0, -S::reach(0, 0));  // so that the first row's weights are where row 0 has its own
 #pragma GCC unroll 1
-    for (const T *const *end = x + ROWS; x != end; ++x, at += 2 * S::reach(0, 0) + 1)
+    for (const T *const *end = x + ROWS; x != end; ++x, at += S::SHARES ? 0 : 2 * S::reach(0, 0) + 1)
         add_row<S, T, V, ZZ, 0, BLOCK>(acc, *x + i, at);
     if constexpr (ZZ + ALIKE < S::Z + S::ROWS) add_planes<S, T, V, ZZ + ALIKE, BLOCK>(acc, x, w, i);
 }
@@ -190,10 +204,12 @@ void jam(T *const *dst, const T *const *x, const T *w, int64_t n, bool stream, c
     };
     int64_t i = (-reinterpret_cast<std::uintptr_t>(dst[0]) & (BYTES - 1)) / sizeof(T);
     Fetch fetch(ahead, BLOCK * LANES, n);
+    T own[S::TAPS];  // out of reach of the stores: few weights stay in registers
+    for (int t = 0; S::TAPS <= 12 && t < S::TAPS; ++t) own[t] = w[t];
     if (i != 0) end(0, 0, i);
     for (; i + BLOCK * LANES <= n; i += BLOCK * LANES) {
         fetch.next();
-        jam_block<S, T, BYTES, BLOCK>(dst, x, w, i, stream);
+        jam_block<S, T, BYTES, BLOCK>(dst, x, S::TAPS <= 12 ? own : w, i, stream);
     }
     for (; i + LANES <= n; i += LANES) jam_block<S, T, BYTES, 1>(dst, x, w, i, stream);
     if (i < n) end(n - LANES, i, n);
@@ -219,6 +235,12 @@ constexpr Jams<T> jams() {
         all.of[0][2][r - 1] = jam_of<T, BYTES, 3, false>(r);
         all.of[1][1][r - 1] = jam_of<T, BYTES, 2, true>(r);
         all.of[1][2][r - 1] = jam_of<T, BYTES, 3, true>(r);
+    }
+    if constexpr (BYTES == VECTOR_MOST) {  // narrower ones do not shift
+        all.equal[0][0] = jam<Shape<2, 1, false, true>, T, BYTES>;
+        all.equal[0][1] = jam<Shape<3, 1, false, true>, T, BYTES>;
+        all.equal[1][0] = jam<Shape<2, 1, true, true>, T, BYTES>;
+        all.equal[1][1] = jam<Shape<3, 1, true, true>, T, BYTES>;
     }
     return all;
 }
