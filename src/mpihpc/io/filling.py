@@ -106,7 +106,7 @@ def fill(file: str, place: Place, array: DistArray) -> None:
     """
     with agree(array.topology.private):
         os.close(os.open(file, os.O_WRONLY))  # Open MPI hangs when some ranks cannot
-    with array.device.lane(urgent=False):
+    with array.device.lane(urgent=True):
         if place.offsets is not None:
             _by_chunks(file, place, place.offsets, array)
         elif h5py.get_config().mpi:

@@ -132,7 +132,7 @@ class Reader:
         dtype = entry.dtype if dtype is None else dtype
         new = DistArray(decomposition, dtype, comm=self.topology.comm, halo=halo, device=device)
         phase(f"read {self.file}")
-        with new.device.lane(urgent=False):
+        with new.device.lane(urgent=True):
             if self.format == "npz":
                 self._read_stream(entry, new)
             else:
@@ -171,7 +171,7 @@ class Reader:
     def _read_stream(self, entry: Entry, new: DistArray) -> None:
         """Read by rank 0 from begin to end, slab by slab, which goes to its owners. Collective."""
         private, local, origin = self.topology.private, new.local, new.box.start
-        limit = slab_cells(entry.dtype, new.dtype)
+        limit, dtype = slab_cells(entry.dtype, new.dtype), entry.dtype.newbyteorder("=")
         with ExitStack() as opened:
             stream: Any = None
             with agree(private, root=0), _readable(self.file, entry.name):
@@ -181,11 +181,11 @@ class Reader:
                     _npy_header(stream)
             upload = opened.enter_context(Upload(new.device, min(limit, new.size) * new.dtype.itemsize))
             for slab in Box.whole(new.shape).slabs(limit, fastest_first=entry.fortran):
-                cells = np.empty((0,) * new.ndim, entry.dtype)
+                cells = np.empty((0,) * new.ndim, dtype)
                 with agree(private, root=0), _readable(self.file, entry.name):
                     if stream is not None:
                         row = np.frombuffer(stream.read(slab.size * entry.dtype.itemsize), entry.dtype)
-                        cells = row.reshape(slab.shape, order="F" if entry.fortran else "C")
+                        cells = row.astype(dtype, copy=False).reshape(slab.shape, order="F" if entry.fortran else "C")
                 delivery = Transfer(_OnRank0(slab), new.decomposition).deliver(self.topology, cells, slab.start)
                 for box, part in delivery:
                     room = upload.room(box.shape, new.dtype)
