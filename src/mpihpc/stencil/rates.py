@@ -97,7 +97,8 @@ def _cache() -> Path:
 def _name(step: Step) -> str:
     taps, dtype, field, levels = step
     extra = (" field" if field else "") + (" two levels" if levels > 1 else "")
-    return f"{len(taps.weights)} {taps.weights.dtype} taps {taps.width} {dtype}{extra}"
+    kinds = len(np.unique(taps.weights))
+    return f"{len(taps.weights)} {taps.weights.dtype} taps {taps.width}, {kinds} weights, {dtype}{extra}"
 
 
 def sample(step: Step) -> tuple[int, ...]:
@@ -137,9 +138,11 @@ def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], 
     source, target = ones().padded, ones().local
     factor = ones(np.empty(0, dtype).real.dtype).padded if field else None
     previous, kept = (ones().padded, ones().local) if levels > 1 else (None, None)
-    # Weights that keep ones what they are: other numbers may be slower.
-    total = (0 if field or levels > 1 else 1) / max(1, len(taps.weights))
-    weights = np.full(len(taps.weights), total, taps.weights_for(dtype).dtype)
+    # Weights that keep ones what they are, for other numbers may be slower; equal where the real ones are, for kernels
+    # make use of that.
+    kinds = 1 + np.unique(taps.weights, return_inverse=True)[1] / 1024
+    total = 0 if field or levels > 1 else 1
+    weights = (total * kinds / max(1, kinds.sum())).astype(taps.weights_for(dtype).dtype)
     box, modes = [(a, a + n) for n, (a, _) in zip(shape, taps.width, strict=True)], ["nearest"] * len(shape)
 
     def advance(steps: int) -> None:
