@@ -82,9 +82,17 @@ enum Kind { PLAIN, PRODUCTS, SQUARES, CROSSED };
 
 // The numbers of each pair in turn.
 inline Vec swapped(Vec v) {
+#if defined(__clang__) && MPIHPC_VECTOR_BYTES == 64
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+#elif defined(__clang__) && MPIHPC_VECTOR_BYTES == 32
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+#elif defined(__clang__)
+    return __builtin_shufflevector(v, v, 1, 0);
+#else
     Bits order;
     for (int lane = 0; lane < LANES; ++lane) order[lane] = uint64_t(lane ^ 1);
     return __builtin_shuffle(v, order);
+#endif
 }
 
 template <class T, Kind KIND>
