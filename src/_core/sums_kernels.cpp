@@ -141,7 +141,10 @@ auto with(const From &from, bool crossed, Work work) {
 template <int COUNT, class T, Kind KIND, class Work>
 inline void in_groups(Numbers<T, KIND> numbers, int64_t n, Work work) {
     const int64_t whole = n / COUNT * COUNT;
-    for (int64_t i = 0; i < whole; i += COUNT) work(numbers, i);
+    for (int64_t i = 0; i < whole; i += COUNT) {
+        numbers.prefetch(i, COUNT);
+        work(numbers, i);
+    }
     if (whole == n) return;
     constexpr bool two = Numbers<T, KIND>::TWO;
     T x[COUNT] = {}, y[two ? COUNT : 1] = {};
@@ -170,7 +173,6 @@ bool extract_levels(Numbers all, int64_t n, int64_t field, SumPart *part, double
         for (int w = 0; w < WAYS; ++w) s[k][w] = as_double(uint64_t(level_field(field, k)) << 52 | HALF) - Vec{};
     Bits rest[2] = {};
     in_groups<WAYS * LANES>(all, n, [&](auto x, int64_t i) {
-        x.prefetch(i, WAYS * LANES);
         for (int w = 0; w < WAYS; ++w) {
             Vec r = x.at(i + w * LANES);
             most[w % 2] = larger(r, most[w % 2]);
