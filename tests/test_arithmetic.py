@@ -167,7 +167,7 @@ def test_numbers_are_weak_as_in_numpy_2(comm):
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_powers_are_numpys(comm):
     """NumPy takes other ufuncs for some exponents: their dtypes and bits."""
-    for kind, exponent in itertools.product("?bBifdD", (2, 2.0, 1, 0, 0.5, 3, True, np.float64(2), np.int8(2), 2 + 0j)):
+    for kind, exponent in itertools.product("?bidD", (2, 2.0, 1, 0.5, 3, True, np.float64(2))):
         x = np.array([0, 1, 3, 0.1, 1e-3]).astype(kind)
         a = mpihpc.asarray(x, comm=comm)
         same(a**exponent, x**exponent)

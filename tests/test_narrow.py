@@ -125,7 +125,7 @@ def test_arrays_are_made_moved_and_converted(comm, dtype):
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 def test_arithmetic_is_numpys(comm, dtype):
     x, y = np.random.default_rng(2).integers(1, 9, (2, 6, 5)).astype(dtype)
-    for dims in grids(comm.size, 2):
+    for dims in grids(comm.size, 2)[::2]:
         a, b = mpihpc.asarray(x, comm=comm, dims=dims), mpihpc.asarray(y, comm=comm, dims=dims[::-1])
         for function in (operator.add, operator.mul, operator.truediv, operator.lt, np.maximum, np.hypot):
             same(function(a, b), function(x, y))
@@ -144,7 +144,7 @@ def test_arithmetic_is_numpys(comm, dtype):
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 def test_other_reductions_are_numpys(comm, dtype):
     x = np.random.default_rng(4).integers(-6, 7, (6, 5)).astype(dtype)
-    for dims, axis in itertools.product(grids(comm.size, 2), (None, 0, 1)):
+    for dims, axis in itertools.product(grids(comm.size, 2)[::2], (None, 0, 1)):
         a = mpihpc.asarray(x, comm=comm, dims=dims)
         for name in ("min", "max", "argmin", "argmax", "any", "all", "count_nonzero"):
             same(getattr(mpihpc, name)(a, axis), getattr(np, name)(x, axis))

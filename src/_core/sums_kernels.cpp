@@ -82,9 +82,17 @@ enum Kind { PLAIN, PRODUCTS, SQUARES, CROSSED };
 
 // The numbers of each pair in turn.
 inline Vec swapped(Vec v) {
+#if defined(__clang__) && MPIHPC_VECTOR_BYTES == 64
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+#elif defined(__clang__) && MPIHPC_VECTOR_BYTES == 32
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+#elif defined(__clang__)
+    return __builtin_shufflevector(v, v, 1, 0);
+#else
     Bits order;
     for (int lane = 0; lane < LANES; ++lane) order[lane] = uint64_t(lane ^ 1);
     return __builtin_shuffle(v, order);
+#endif
 }
 
 template <class T, Kind KIND>
@@ -133,7 +141,10 @@ auto with(const From &from, bool crossed, Work work) {
 template <int COUNT, class T, Kind KIND, class Work>
 inline void in_groups(Numbers<T, KIND> numbers, int64_t n, Work work) {
     const int64_t whole = n / COUNT * COUNT;
-    for (int64_t i = 0; i < whole; i += COUNT) work(numbers, i);
+    for (int64_t i = 0; i < whole; i += COUNT) {
+        numbers.prefetch(i, COUNT);
+        work(numbers, i);
+    }
     if (whole == n) return;
     constexpr bool two = Numbers<T, KIND>::TWO;
     T x[COUNT] = {}, y[two ? COUNT : 1] = {};
@@ -162,7 +173,6 @@ bool extract_levels(Numbers all, int64_t n, int64_t field, SumPart *part, double
         for (int w = 0; w < WAYS; ++w) s[k][w] = as_double(uint64_t(level_field(field, k)) << 52 | HALF) - Vec{};
     Bits rest[2] = {};
     in_groups<WAYS * LANES>(all, n, [&](auto x, int64_t i) {
-        x.prefetch(i, WAYS * LANES);
         for (int w = 0; w < WAYS; ++w) {
             Vec r = x.at(i + w * LANES);
             most[w % 2] = larger(r, most[w % 2]);
