@@ -25,6 +25,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1, 2, 3, 4, 8)
@@ -127,9 +128,11 @@ def run_job(job: int | str, selection: str | None, short: bool = False) -> Outco
     return outcome
 
 
-def run_limited(command: list[str], env: dict[str, str], limit: float = TIME_LIMIT) -> int | None:
+def run_limited(command: list[str], env: dict[str, str], limit: float = TIME_LIMIT, stdout: Any = None) -> int | None:
     """The exit code of a command, or None when it had to be ended after the time limit."""
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=stdout, start_new_session=True
+    )
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:

@@ -35,6 +35,12 @@ def configure(config, with_mpi):
         config.pluginmanager.register(Counts(Path(folder, "counts.json")))
 
 
+def said(report):
+    """The line of a failure that says what is wrong."""
+    lines = report.longreprtext.splitlines()
+    return [line[1:].strip() for line in lines if line.startswith("E ")][:1] or lines[-1:]
+
+
 class Counts:
     """Writes how many tests passed, failed and were skipped, and which failed, for those who started the job."""
 
@@ -45,7 +51,7 @@ class Counts:
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
-            self.failures[report.nodeid] = report.longreprtext.splitlines()[-1:]
+            self.failures[report.nodeid] = said(report)
         # A test has three phases; it passed if its call did and none failed.
         if report.failed or (report.outcome != "passed" and report.nodeid not in self.outcomes):
             self.outcomes[report.nodeid] = report.outcome
@@ -55,7 +61,7 @@ class Counts:
     def pytest_collectreport(self, report):
         if report.failed:
             self.outcomes[report.nodeid] = "failed"
-            self.failures[report.nodeid] = report.longreprtext.splitlines()[-1:]
+            self.failures[report.nodeid] = said(report)
 
     def pytest_sessionfinish(self):
         counts = Counter(self.outcomes.values())
