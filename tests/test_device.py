@@ -6,9 +6,10 @@ from mpi4py import MPI
 
 import mpihpc
 from fake_device import KINDS, make_device
+from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.device import CPU, check_device, copied
 from mpihpc.core.halo import MODES
-from mpihpc.core.transfer import sent
+from mpihpc.core.transfer import Transfer, sent
 from mpihpc.stencil import Evolution, Taps, evolve, leapfrog, named_kernel
 
 COMM = MPI.COMM_WORLD
@@ -77,6 +78,24 @@ def test_redistribute(device):
     v = u.redistribute((1, COMM.size), halo=1)
     assert v.device is device
     same(v, u)
+
+
+def test_delivery(device):
+    """What arrives once, and is used where it lands, from ranks that have sent it before others receive."""
+    whole = numbers((24, 10), "f4")
+    u = mpihpc.asarray(whole, dims=(COMM.size, 1), device=device)
+    wanted = Decomposition((24, 10), (1, COMM.size))
+    before = copied.to_device
+    for _ in range(3):
+        delivery = Transfer(u.decomposition, wanted).deliver(u.topology, u.local, u.box.start, device)
+        pieces = [(box, device.to_host(cells)) for box, cells in delivery]
+        delivery.finish()
+        assert sum(box.size for box, _ in pieces) == wanted.box(COMM.rank).size
+        for box, cells in pieces:
+            assert cells.tobytes() == np.ascontiguousarray(whole[box.slices()]).tobytes()
+    here = (u.box & wanted.box(COMM.rank)).size
+    arrived = 3 * 4 * (wanted.box(COMM.rank).size - here)
+    assert copied.to_device - before == (0 if device.transport == "direct" else arrived)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
