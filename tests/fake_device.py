@@ -6,6 +6,7 @@ unasked (`numpy.asarray`, iterating, ``float(x)``, ``if x``), and NumPy arrays b
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,19 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from mpihpc.core.device import copied
+from mpihpc.core.device import Device, copied
+from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
+
+# What tests of arrays on a device run on: MPIHPC_TEST_DEVICE=gpu makes it this machine's GPUs.
+REAL = os.environ.get("MPIHPC_TEST_DEVICE") == "gpu"
+KINDS = ["gpu"] if REAL else ["direct", "staged"]
+
+
+def make_device(kind: str) -> Device:
+    """One of the `KINDS`. Collective."""
+    return Topology.of().device("gpu") if REAL else FakeDevice(kind)
+
 
 # Of those that CuPy offers too.
 FUNCTIONS = {
@@ -176,7 +188,7 @@ class FakeDevice:
     name, identity, line = "gpu", "fake", 128
 
     def __init__(self, transport: str) -> None:
-        self.direct = transport == "direct"
+        self.transport, self.direct = transport, transport == "direct"
         self.label = f"fake ({transport} transport)"
         self.kernels = FakeKernels(self)
         self._posted: list[tuple[np.ndarray, np.ndarray]] = []

@@ -1,8 +1,8 @@
 """A real Slurm on this machine, for as long as a test needs it: munged, slurmctld and one slurmd.
 
-The node says it has 8 cores, however few the machine has. Ports, keys, state and logs are its own, in a temporary
-folder that ``SLURM_CONF`` leads to; a Slurm that the machine itself belongs to is not touched. Needs root, and Debian's
-``slurm-wlm`` and ``munge``. (One slurmd: with two on one host, srun's PMIx does not find its peers.)
+The node says it has 8 cores and 4 GPUs, whatever the machine has. Ports, keys, state and logs are its own, in a
+temporary folder that ``SLURM_CONF`` leads to; a Slurm that the machine itself belongs to is not touched. Needs root and
+Debian's ``slurm-wlm`` and ``munge``. (One slurmd: with two on one host, srun's PMIx does not find its peers.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from suite import end, environment
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scancel", "scontrol")
-CORES = 8
+CORES, GPUS = 8, ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
 CONFIGURATION = """
 ClusterName=mpihpc-tests
 SlurmctldHost={host}(127.0.0.1)
@@ -47,7 +47,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 # Believe the line below, not the hardware.
 SlurmdParameters=config_overrides
-NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cores}
+GresTypes=gpu
+NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cores} Gres=gpu:{gpus}
 PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE
 MpiDefault=pmix
 ReturnToService=2
@@ -109,8 +110,13 @@ class Slurm:
             (self.folder / name).mkdir()
         host = socket.gethostname().split(".")[0]
         first = 1 + int.from_bytes(os.urandom(3))
-        text = CONFIGURATION.format(folder=self.folder, host=host, ports=free_ports(2), cores=CORES, first=first)
+        text = CONFIGURATION.format(
+            folder=self.folder, host=host, ports=free_ports(2), cores=CORES, gpus=len(GPUS), first=first
+        )
         Path(self.env["SLURM_CONF"]).write_text(text)
+        # Any devices will do.
+        gpus = [f"NodeName=node Name=gpu File={device}\n" for device in GPUS]
+        (self.folder / "gres.conf").write_text("".join(gpus))
         key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(os.urandom(128))

@@ -23,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1, 2, 3, 4, 8)
@@ -37,7 +38,7 @@ TIME_LIMIT = 1500  # seconds for one job
 SHORT_SIZES = (1, 3)
 SHORT_PROGRAMS = ("main_job", "failures", "watchdog", "doctor", "slurm")
 
-# The folder where a job leaves its counts and the output of its silent ranks; tests/conftest.py writes there.
+# The folder where a job leaves its counts and the output of its silent ranks; tests/verdicts.py writes there.
 REPORT = "MPIHPC_TEST_REPORT"
 
 
@@ -83,6 +84,7 @@ class Outcome:
     skipped: int = 0
     seconds: float = 0.0
     problem: str = ""
+    failures: dict[str, list[str]] = field(default_factory=dict)  # the tests that failed, and what they said last
 
 
 def run_job(job: int | str, selection: str | None, short: bool = False) -> Outcome:
@@ -126,11 +128,13 @@ def run_job(job: int | str, selection: str | None, short: bool = False) -> Outco
     return outcome
 
 
-def run_limited(command: list[str], env: dict[str, str]) -> int | None:
+def run_limited(command: list[str], env: dict[str, str], limit: float = TIME_LIMIT, stdout: Any = None) -> int | None:
     """The exit code of a command, or None when it had to be ended after the time limit."""
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=stdout, start_new_session=True
+    )
     try:
-        return process.wait(TIME_LIMIT)
+        return process.wait(limit)
     except subprocess.TimeoutExpired:
         return None
     finally:

@@ -3,13 +3,18 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from mpihpc.doctor.checks import LEVELS, Finding, grouped, judge, look, ranges
+from mpihpc.doctor.checks import judge, look
+from mpihpc.doctor.findings import LEVELS, Finding, grouped, ranges
+from mpihpc.doctor.gpu import attempt, gpu_map, prove, show_gpus
+from suite import mpirun
 
+TESTS = Path(__file__).resolve().parent.parent
 DOCTOR = ("-m", "mpihpc.doctor")
 CORES = len(os.sched_getaffinity(0))
 FACTS = {
@@ -26,7 +31,7 @@ FACTS = {
     "openmp": bool,
     "blas": dict,
     "gpus": list,
-    "cupy": bool,
+    "gpu": dict,
     "memory_available": int,
     "folder": str,
     "file_system": str,
@@ -72,7 +77,7 @@ def test_fit(launch, tmp_path, n):
     assert facts["folder"] == str(tmp_path)
     assert facts["h5py"]["parallel"] == h5py.get_config().mpi
     assert len(facts["libmpi"]) == 1
-    for words in ("around a ring", "HDF5 file", "GB/s"):
+    for words in ("around a ring", "HDF5 file", "GB/s", "no GPU: " if facts["gpu"]["why_not"] else "direct"):
         assert said(result, "ok", words)
     assert said(result, "warning", "security holes", h5py.version.hdf5_version) == OLD_HDF5
     assert not said(result, "broken")
@@ -188,6 +193,13 @@ def test_large_with_little_memory(launch):
 # --- the checks, on facts as other machines would have them
 
 
+def gpus(*buses, **more):
+    """What a rank sees that has GPUs."""
+    seen = {"why_not": "", "visible": None, "mpi_says_direct": False, "buses": list(buses)}
+    seen |= {"devices": ["NVIDIA H200"] * len(buses), "cupy": "14.2.0", "driver": "CUDA 13.0", "runtime": "CUDA 12.9"}
+    return seen | more
+
+
 @pytest.fixture
 def healthy():
     """The facts of four ranks on two nodes of four cores."""
@@ -200,6 +212,7 @@ def healthy():
         "locked_memory": None,
         "blas": {"openblas": 1},
         "gpus": [],
+        "gpu": {"why_not": "no CuPy", "visible": None, "mpi_says_direct": False},
         "slurm": {},
         "h5py": {"version": "3.16.0", "hdf5": "2.0.0", "parallel": True},
         "libmpi": ["/usr/lib/libmpi.so.40"],
@@ -231,7 +244,9 @@ def test_healthy(healthy):
         ("warning", "a rank has 2", range(4), {"slurm": {"CPUS_PER_TASK": "4"}}),
         ("warning", "compiled without OpenMP (rank 3)", [3], {"openmp": False}),
         ("note", "BLAS may start 64 threads", range(4), {"blas": {"mkl": 64}}),
-        ("note", "2 x NVIDIA H200 (ranks 0-1)", [0, 1], {"gpus": ["NVIDIA H200"] * 2}),
+        ("note", "2 x NVIDIA H200 (ranks 0-1) not used: no CuPy", [0, 1], {"gpus": ["NVIDIA H200"] * 2}),
+        ("warning", "ranks 1-3 have no GPU (no CuPy): the job computes on CPUs", [0], {"gpu": gpus("a")}),
+        ("note", "2 ranks share gpu 0 of a (NVIDIA H200, a0)", range(4), {"gpu": gpus("a0")}),
         ("warning", "HDF5 1.14.3", range(4), {"h5py": {"version": "3.12", "hdf5": "1.14.3", "parallel": True}}),
         ("note", "h5py is serial", range(4), {"h5py": {"version": "3.16", "hdf5": "1.14.4", "parallel": False}}),
         ("warning", "NFS", range(4), {"file_system": "nfs4"}),
@@ -247,6 +262,78 @@ def test_illness(healthy, level, what, ranks, changes):
     assert found.level == level and what in found.what
     assert found.fix or level == "note"
     assert [f for f in others if f.level == "broken" and level != "broken"] == []
+
+
+def test_gpu_map(healthy):
+    """Ranks take the GPUs of their node in turn; one that sees no other takes that."""
+    ranks = [facts | {"gpu": gpus("b0", "b1")} for facts in healthy]
+    assert judge(ranks) == []
+    where = ["gpu 0 of a (NVIDIA H200, b0)", "gpu 1 of a (NVIDIA H200, b1)"]
+    assert gpu_map(ranks) == [*where, *(text.replace("of a", "of b") for text in where)]
+    assert show_gpus(ranks)["GPU map"].startswith("rank 0: gpu 0 of a (NVIDIA H200, b0); rank 1: gpu 1 of a")
+    bound = [facts | {"gpu": gpus(f"b{n % 2}")} for n, facts in enumerate(healthy)]
+    assert gpu_map(bound)[:2] == [where[0], "gpu 0 of a (NVIDIA H200, b1)"]
+    (found,) = judge(bound)
+    assert "ranks of a node see different GPUs" in found.what and "--gpus-per-task" in found.fix
+    assert gpu_map(healthy) == [None] * 4 and show_gpus(healthy) == {}
+
+
+def test_whether_mpi_takes_device_memory(healthy, monkeypatch):
+    """The verdicts; here no MPI can take such addresses, so what was tried has failed."""
+    assert prove(healthy, "") == Finding("ok", "no GPU: no CuPy")
+    ranks = [facts | {"gpu": gpus("b0")} for facts in healthy]
+    assert "the MPI library does not say that it takes device memory" in prove(ranks, "").what
+    ranks = [facts | {"gpu": gpus("b0", mpi_says_direct=True)} for facts in healthy]
+    assert prove(ranks, "").level == "note" and "was not tried" in prove(ranks, "").what
+    monkeypatch.setenv("MPIHPC_GPU_TRANSPORT", "direct")
+    found = prove(ranks, mpirun())
+    assert found.level == "broken" and "it takes device memory, but it fails: its start" in found.what
+    assert found.fix == "export MPIHPC_GPU_TRANSPORT=staged"
+    monkeypatch.setenv("MPIHPC_GPU_TRANSPORT", "staged")
+    monkeypatch.setattr("mpihpc.doctor.gpu.attempt", lambda *_: (["Isend", "done"], ""))
+    assert prove(ranks, "mpirun") == Finding("ok", "direct works on a: Isend")
+
+
+@pytest.mark.parametrize(
+    "program, problem",
+    [
+        ("print('one'); print('done')", ""),
+        ("print('one')", "one: exit code 0"),
+        ("print('one', flush=True); import os; os.kill(os.getpid(), 11)", "one: exit code -11"),
+        ("raise ValueError('other bytes')", "its start: ValueError: other bytes"),
+        ("print('one', flush=True); import time; time.sleep(60)", "one: not through after 1 s"),
+    ],
+)
+def test_a_program_that_may_crash(program, problem):
+    assert attempt([sys.executable, "-c", program], os.environ, 1)[1] == problem
+
+
+def test_a_job_beside_a_job(launch, tmp_path):
+    """A launcher that a rank starts does not take itself for a part of the rank's job."""
+    (tmp_path / "inner.py").write_text(
+        "from mpi4py import MPI\nif MPI.COMM_WORLD.rank == 0:\n    print(MPI.COMM_WORLD.size)\n    print('done')\n"
+    )
+    (tmp_path / "outer.py").write_text(
+        "import os, sys\n"
+        "from mpi4py import MPI\n"
+        "from mpihpc.doctor.gpu import attempt, unlaunched\n"
+        "if MPI.COMM_WORLD.rank == 0:\n"
+        "    print(attempt([sys.argv[1], '-n', '2', sys.executable, 'inner.py'], unlaunched(os.environ), 30))\n"
+        "MPI.COMM_WORLD.Barrier()\n"
+    )
+    done = launch(3, "outer.py", mpirun())
+    assert done.stdout.strip() == "(['2', 'done'], '')", done.stdout + done.stderr
+
+
+def test_the_ways_of_the_proof(launch):
+    """They bring the right bytes, between arrays that let nobody but MPI see them."""
+    source = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from mpi4py import MPI; from fake_device import FakeDevice; "
+        "from mpihpc.doctor.exchange import exercise; said = list(exercise(MPI.COMM_WORLD, FakeDevice('direct'))); "
+        "print(len(said), said[-1]) if MPI.COMM_WORLD.rank == 0 else None"
+    )
+    done = launch(2, "-c", source, TESTS)
+    assert done.stdout.strip() == "5 done", done.stderr
 
 
 def test_h5py_missing(healthy, monkeypatch):

@@ -115,8 +115,10 @@ def runs_of_sweep(words):
 RUNS = {
     "matmul.sbatch": (("-m", "mpihpc.matmul"), lambda words: [words]),
     "stencil_cpu.sbatch": (STENCIL, lambda words: [words]),
+    "stencil_gpu.sbatch": (STENCIL, lambda words: [words]),
     "sweep.sbatch": (STENCIL, runs_of_sweep),
 }
+NO_GPU = {"stencil_gpu.sbatch": " --device cpu"}  # where the node only says that it has some
 
 
 def test_no_script_is_forgotten():
@@ -140,7 +142,7 @@ def test_script(launch, srun, folder, name):
         output.unlink()
     assert len(expected) == len(runs), "runs that write the same file"
 
-    job = submit(srun, command, 4, folder)
+    job = submit(srun, command + NO_GPU.get(name, ""), 4, folder)
     tasks = srun.wait(job)
     logs = [Path(task["StdOut"]) for task in tasks]
     said = [log.read_text() for log in logs]
@@ -166,6 +168,22 @@ def test_stencil_without_arguments(srun, folder):
     assert task["JobState"] == "COMPLETED", said
     assert "1 nodes, 8 ranks, 1 threads each" in said
     assert "\n8 ranks as 4x2," in said
+
+
+def test_stencil_on_gpus(srun, folder):
+    """All GPUs of the node for all ranks, no binding; the log tells the ranks' GPUs. Where there are none, it fails."""
+    script = (JOBS / "stencil_gpu.sbatch").read_text()
+    options = re.findall(r"^#SBATCH (\S+)", script, re.M)
+    assert "--gpus-per-node=4" in options and not any(name.startswith("--gpus-per-task") for name in options)
+    job = submit(srun, "sbatch jobs/stencil_gpu.sbatch --output out.h5", 2, folder)
+    [task] = srun.wait(job)
+    said = Path(task["StdOut"]).read_text()
+    assert "1 nodes, 2 ranks, 4 GPUs on each node, transport auto" in said
+    if "GPU map" in said:
+        assert "rank 0: gpu 0 of" in said and task["JobState"] == "COMPLETED", said
+    else:
+        assert "no GPU: " in said and "device 'gpu' is not to be had" in said and task["JobState"] == "FAILED", said
+        assert not (folder / "out.h5").exists()
 
 
 def test_sweep_with_mistakes(srun, folder):

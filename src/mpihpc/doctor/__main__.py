@@ -23,7 +23,9 @@ from mpihpc.core.device import thread_count
 from mpihpc.core.failure import VerificationError, agree, agreed, check_launch, launched_first
 from mpihpc.core.topology import Topology
 from mpihpc.creation import fromfunction
-from mpihpc.doctor.checks import LEVELS, Facts, Finding, grouped, judge, look, memory_available, ranges, ranks_word
+from mpihpc.doctor.checks import judge, launcher, look, memory_available
+from mpihpc.doctor.findings import LEVELS, Facts, Finding, grouped, ranges, ranks_word
+from mpihpc.doctor.gpu import prove, show_gpus
 from mpihpc.programs import execute
 
 EXAMPLES = """
@@ -110,10 +112,13 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
             if comm.size > 1 and not agreed(error):
                 raise  # the others may wait for this rank: the job ends
             findings.append(Finding("broken", f"{name}: {error}", fix))
+    with agree(topology.private, root=0):
+        proof = prove(ranks, launcher()) if comm.rank == 0 else None
+    findings.append(topology.private.bcast(proof, root=0))
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     result = Result(findings[-1].level, _merged(ranks) | measured, findings)
     if comm.rank == 0:
-        print(json.dumps(asdict(result)) if config.json else _report(result), flush=True)
+        print(json.dumps(asdict(result)) if config.json else _report(result, show_gpus(ranks)), flush=True)
     return result
 
 
@@ -252,8 +257,8 @@ def _merged(ranks: Sequence[Facts]) -> dict[str, Any]:
     return merged
 
 
-def _report(result: Result) -> str:
-    """The table, and the findings."""
+def _report(result: Result, gpus: dict[str, str]) -> str:
+    """The table, with some lines on GPUs, and the findings."""
     facts = result.facts
 
     def say(name: str, show: Callable[[Any], str] = str, absent: str = "unknown") -> str:
@@ -282,8 +287,8 @@ def _report(result: Result) -> str:
         "threads": f"{say('threads')} per rank, OpenMP {say('openmp', lambda yes: 'yes' if yes else 'no')}, "
         f"kernels for {say('isa')}",
         "BLAS": say("blas", lambda found: ", ".join(f"{name}, threads {n}" for name, n in found.items())),
-        "GPUs": f"{say('gpus', lambda names: ', '.join(names) or 'none')}, "
-        f"CuPy {say('cupy', lambda yes: 'installed' if yes else 'none')}; transport: CPU memory",
+        "GPUs": say("gpus", lambda names: ", ".join(names) or "none"),
+        **gpus,
         "Python": f"{say('python')}, numpy {say('numpy')}, mpihpc {say('mpihpc')}",
         "h5py": say("h5py", lambda h: f"{h['version']}, {'parallel' if h['parallel'] else 'serial'}, HDF5 {h['hdf5']}"),
         "memory": f"{say('memory_available', size)} free, limit {say('memory_limit', size, 'none')}",

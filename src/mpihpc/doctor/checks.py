@@ -6,8 +6,6 @@ Neither communicates, so one that fails is a finding too, and holds nobody up.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import platform
 import re
@@ -15,8 +13,7 @@ import resource
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +26,8 @@ import mpihpc
 from mpihpc import _core
 from mpihpc.core.decomposition import ranks_text
 from mpihpc.core.failure import check_launch
-
-LEVELS = ("ok", "note", "warning", "broken")
-Facts = dict[str, Any]
+from mpihpc.doctor.findings import Facts, Finding, each, ranges, ranks_word
+from mpihpc.doctor.gpu import check_gpus, look_gpu
 
 _LIBMPI = re.compile(r"libmpi(ch|_abi|_(cray|gnu|intel|amd|aocc|nvidia)\w*)?(-[0-9a-f]{6,})?\.so[.\d]*")
 _SAFE_HDF5 = (1, 14, 4)
@@ -42,15 +38,6 @@ _FOLDERS = {
     "overlay": ("note", "a layer of the container: files are gone with it", "mounted"),
 }
 _SLURM = ("JOB_ID", "JOB_NODELIST", "NTASKS", "CPUS_PER_TASK", "MEM_PER_NODE", "MEM_PER_CPU", "MPI_TYPE", "CPU_BIND")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing the doctor says. `fix` is the command or setting that helps."""
-
-    level: str
-    what: str
-    fix: str = ""
 
 
 # --- instruments: one rank, no communication
@@ -161,7 +148,7 @@ INSTRUMENTS: dict[str, Callable[[], Any]] = {
     "openmp": _core.has_openmp,
     "blas": _blas,
     "gpus": _gpus,
-    "cupy": lambda: importlib.util.find_spec("cupy") is not None,
+    "gpu": look_gpu,
     "memory_available": memory_available,
     "memory_limit": _memory_limit,
     "locked_memory": _locked_memory,
@@ -195,42 +182,6 @@ def _defect(name: str, error: Exception) -> Finding:
 # --- checks: the facts of all ranks, no communication
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as a short text.
-
-    >>> ranges([0, 1, 2, 5])
-    '0-2,5'
-    """
-    found: list[list[int]] = []
-    for n in sorted(numbers):
-        if found and n == found[-1][1] + 1:
-            found[-1][1] = n
-        else:
-            found.append([n, n])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
-
-
-def ranks_word(ranks: str) -> str:
-    """``rank 3``, ``ranks 0-2,5``."""
-    return f"rank{'' if ranks.isdigit() else 's'} {ranks}"
-
-
-def grouped(values: Sequence[Any]) -> dict[str, Any]:
-    """Each value that occurs, under the ranks that have it."""
-    ranks: dict[str, list[int]] = {}
-    for rank, value in enumerate(values):
-        ranks.setdefault(json.dumps(value), []).append(rank)
-    return {ranges(who): values[who[0]] for who in ranks.values()}
-
-
-def _each(ranks: Sequence[Facts], name: str) -> Iterator[tuple[Any, str]]:
-    """Every value of a fact, and which ranks have it if not all do."""
-    values = grouped([facts[name] for facts in ranks])
-    for who, value in values.items():
-        if value is not None:
-            yield value, f" ({ranks_word(who)})" if len(values) > 1 else ""
-
-
 def check_mpi(ranks: Sequence[Facts]) -> Iterator[Finding]:
     """One MPI library per process, and a launcher that belongs to it."""
     own, found = launcher(), shutil.which("mpirun")
@@ -238,7 +189,7 @@ def check_mpi(ranks: Sequence[Facts]) -> Iterator[Finding]:
         check_launch()
     except OSError as error:
         yield Finding("broken", str(error), f"start with {own or 'its own mpirun'}, or srun --mpi=pmix")
-    for files, who in _each(ranks, "libmpi"):
+    for files, who in each(ranks, "libmpi"):
         if len(files) > 1:
             what = f"{len(files)} MPI libraries in one process{who}: {', '.join(files)}"
             yield Finding("broken", what, f"MPICC=mpicc CC=mpicc HDF5_MPI=ON {_BUILD}=mpi4py,h5py mpi4py h5py")
@@ -249,7 +200,7 @@ def check_mpi(ranks: Sequence[Facts]) -> Iterator[Finding]:
 def check_versions(ranks: Sequence[Facts]) -> Iterator[Finding]:
     """The same software on all ranks."""
     for name in ("mpi", "mpihpc", "mpi4py", "python", "numpy", "h5py"):
-        values = [f"{value}{who}" for value, who in _each(ranks, name)]
+        values = [f"{value}{who}" for value, who in each(ranks, name)]
         if len(values) > 1:
             level = "broken" if name in ("mpi", "mpihpc") else "warning"
             fix = "use one environment, in a folder that all nodes see"
@@ -288,7 +239,7 @@ def check_cores(ranks: Sequence[Facts]) -> Iterator[Finding]:
 
 def check_kernels(ranks: Sequence[Facts]) -> Iterator[Finding]:
     """The compiled part has threads, and BLAS not too many."""
-    for openmp, who in _each(ranks, "openmp"):
+    for openmp, who in each(ranks, "openmp"):
         if not openmp:
             fix = f"install a compiler with OpenMP, then {_BUILD}=mpihpc --no-deps mpihpc"
             yield Finding("warning", f"compiled without OpenMP{who}: one thread per rank computes", fix)
@@ -297,14 +248,11 @@ def check_kernels(ranks: Sequence[Facts]) -> Iterator[Finding]:
     if len(ranks) > 1 and blas > own:
         what = f"BLAS may start {blas} threads on a rank that has {own}; mpihpc's programs cap it, scripts do not"
         yield Finding("note", what, f"export OPENBLAS_NUM_THREADS={own} (or MKL_NUM_THREADS)")
-    for gpus, who in _each(ranks, "gpus"):
-        if gpus:
-            yield Finding("note", f"{len(gpus)} x {gpus[0]}{who} not used: this version computes on CPUs")
 
 
 def check_hdf5(ranks: Sequence[Facts]) -> Iterator[Finding]:
     """HDF5 is safe; what a serial h5py means."""
-    for found, who in _each(ranks, "h5py"):
+    for found, who in each(ranks, "h5py"):
         # CVE-2024-29157 to -33877 and CVE-2026-26200 among others.
         if tuple(int(n) for n in re.findall(r"\d+", found["hdf5"])[:3]) < _SAFE_HDF5:
             parallel = f"HDF5_DIR=/path/to/newer/parallel/hdf5 HDF5_MPI=ON CC=mpicc {_BUILD}=h5py h5py"
@@ -319,7 +267,7 @@ def check_hdf5(ranks: Sequence[Facts]) -> Iterator[Finding]:
 
 def check_room(ranks: Sequence[Facts]) -> Iterator[Finding]:
     """The working folder is a place for results, and the ranks have memory."""
-    for kind, who in _each(ranks, "file_system"):
+    for kind, who in each(ranks, "file_system"):
         name = "nfs" if kind.startswith("nfs") else kind
         if name in _FOLDERS:
             level, what, better = _FOLDERS[name]
@@ -327,9 +275,9 @@ def check_room(ranks: Sequence[Facts]) -> Iterator[Finding]:
     free = min(facts["free_bytes"] for facts in ranks)
     if free < 1e9:
         yield Finding("warning", f"{free / 1e6:.0f} MB are free in the working folder", "make room, or cd elsewhere")
-    for limit, who in _each(ranks, "memory_limit"):
+    for limit, who in each(ranks, "memory_limit"):
         yield Finding("note", f"memory is limited to {limit / 1e9:.3g} GB by the control group or ulimit{who}")
-    for limit, who in _each(ranks, "locked_memory"):
+    for limit, who in each(ranks, "locked_memory"):
         what = f"InfiniBand, and only {limit / 1e3:.0f} kB may be locked{who}: messages are slow or fail"
         yield Finding("warning", what, "ulimit -l unlimited (in /etc/security/limits.conf, or the Slurm unit)")
 
@@ -342,7 +290,7 @@ def check_slurm(ranks: Sequence[Facts]) -> Iterator[Finding]:
         yield Finding("warning", what, "srun --cpus-per-task=$SLURM_CPUS_PER_TASK")
 
 
-CHECKS = (check_mpi, check_versions, check_cores, check_kernels, check_hdf5, check_room, check_slurm)
+CHECKS = (check_mpi, check_versions, check_cores, check_kernels, check_gpus, check_hdf5, check_room, check_slurm)
 
 
 def judge(ranks: Sequence[Facts]) -> list[Finding]:
