@@ -49,7 +49,7 @@ def correlate(
     Returns
     -------
     DistArray
-        Shape and decomposition of `input`, no halo.
+        Shape and decomposition of `input`, on its device, no halo.
 
     Raises
     ------
@@ -108,13 +108,14 @@ def _filter(
                 f"output must have the decomposition and the ranks of input: {given.decomposition} is not "
                 f"{input.decomposition}"
             )
+        if given is not None and given.device is not input.device:
+            raise ValueError(f"output is on {given.device.label}, input on {input.device.label}: use .to_device")
         require_cast(work, wanted or work)
-    plan = Stencil(input.decomposition, taps, work, comm=input.comm, mode=modes, cval=cval, fuse=1, overlap=False)
+    where: dict[str, Any] = {"comm": input.comm, "device": input.device}
+    plan = Stencil(input.decomposition, taps, work, mode=modes, cval=cval, fuse=1, overlap=False, **where)
     same = input.dtype == work and input.halo == plan.halo.width
     source = input if same else padded_copy(input, work, plan.halo.width)
-    result = (
-        given if given is not None and given.dtype == work else DistArray(input.decomposition, work, comm=input.comm)
-    )
+    result = given if given is not None and given.dtype == work else DistArray(input.decomposition, work, **where)
     plan.apply(source.padded, result.local)
     if given is not None and given is not result:
         np.copyto(given.local, result.local, casting="unsafe")

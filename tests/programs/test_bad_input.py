@@ -182,7 +182,6 @@ CASES = [
     Case("--mode constant --cval x", ("--cval", "'x'")),
     Case("--mode constant --cval 1+2j", ("cval", "1+2j", "float64")),
     Case("--dtype int", ("unknown dtype 'int'",)),
-    Case("--device gpu", ("gpu", "--device cpu"), 3),
     Case("--device gpuu", ("unknown device 'gpuu'", "did you mean 'gpu'")),
     Case("--fuse 0", ("fuse 0", "1 to 64"), 3),
     Case("--fuse 65", ("fuse 65", "1 to 64")),
@@ -232,6 +231,30 @@ def test_bad_input(launch, tmp_path, case):
     done = launch(case.n, "-m", "mpihpc.stencil", "--output", "out.h5", *arguments)
     assert snapshot(tmp_path) == before
     check(done, *case.says)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_no_gpu(launch, tmp_path, n):
+    """Of those that are there, too: none is shown to the job."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    done = launch(n, "-m", "mpihpc.stencil", "--shape", "8", "8", "--device", "gpu", env=hidden)
+    assert done.stdout == ""
+    check(done, "device 'gpu' is not to be had: ", "; or use --device cpu")
+    # Why, and what to do.
+    missing, none = "pip install 'mpihpc[gpu]'", "CUDA finds none with CUDA_VISIBLE_DEVICES=''"
+    assert (missing in done.lines[0]) != (none in done.lines[0])
+    assert (none in done.lines[0]) == ("nvidia-smi" in done.lines[0])
+    done = launch(n, "-m", "mpihpc.stencil", "--shape", "8", "8", "--device", "auto", env=hidden)
+    assert (done.returncode, done.lines) == (0, [])
+    assert " on cpu, halo" in done.stdout
+
+
+@pytest.mark.parametrize(("device", "n"), [("gpu", 1), ("auto", 3)])
+def test_unknown_transport(launch, tmp_path, device, n):
+    env = {"MPIHPC_GPU_TRANSPORT": "dircet"}
+    done = launch(n, "-m", "mpihpc.stencil", "--shape", "8", "8", "--device", device, env=env)
+    check(done, "MPIHPC_GPU_TRANSPORT is 'dircet': did you mean 'direct'? (auto, direct, staged)")
+    assert done.stdout == ""
 
 
 OUTPUTS = [

@@ -194,15 +194,16 @@ def find_device(name: str | Device, node_rank: int) -> Device:
     Raises
     ------
     ValueError
-        An unknown name, or "gpu" and there is none.
+        An unknown name, or "gpu" and there is none; or MPIHPC_GPU_TRANSPORT is no way that there is.
     """
     check_device(name)
     if not isinstance(name, str):
         return name
     if name == "cpu":
         return CPU
-    from mpihpc.core.gpu import gpu, why_not
+    from mpihpc.core.gpu import gpu, why_not, wished_transport
 
+    wished_transport()  # a wrong one is found on machines without GPUs too
     if reason := why_not():
         if name == "gpu":
             raise ValueError(f"device 'gpu' is not to be had: {reason}; or use --device cpu")

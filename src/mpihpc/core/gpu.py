@@ -140,12 +140,18 @@ def why_not() -> str:
     try:
         import cupy
     except ImportError as error:
-        return f"CuPy cannot be imported ({error}): pip install 'mpihpc[gpu]'"
+        # CuPy's own text is a page long; what it comes from is a line.
+        return f"CuPy cannot be imported ({error.__cause__ or error}): pip install 'mpihpc[gpu]'"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CUDA finds none ({error})"
-    return "" if count else f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r} shows none"
+        why = "" if count else " (it counts 0)"
+    except (RuntimeError, ImportError) as error:
+        why = f" ({error})"
+    if not why:
+        return ""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if shown is None else f" with CUDA_VISIBLE_DEVICES={shown!r}"
+    return f"CUDA finds none{hidden}{why}: start the job where nvidia-smi shows GPUs"
 
 
 @cache
@@ -163,17 +169,23 @@ _chosen: Gpu | None = None
 
 
 def transport() -> str:
-    """How messages leave the GPU: as MPIHPC_GPU_TRANSPORT says, else directly if MPI says that it can.
+    """How messages leave the GPU: as MPIHPC_GPU_TRANSPORT says, else directly if MPI says that it can."""
+    wish = wished_transport()
+    return wish if wish != "auto" else "direct" if mpi_takes_device_memory() else "staged"
+
+
+def wished_transport() -> str:
+    """What MPIHPC_GPU_TRANSPORT says.
 
     Raises
     ------
     ValueError
-        MPIHPC_GPU_TRANSPORT is no way that there is.
+        It is no way that there is.
     """
     wish = os.environ.get(VARIABLE, "auto")
     if wish not in TRANSPORTS:
         raise ValueError(f"{VARIABLE} is {wish!r}: {nearest(wish, TRANSPORTS)}")
-    return wish if wish != "auto" else "direct" if mpi_takes_device_memory() else "staged"
+    return wish
 
 
 def mpi_takes_device_memory() -> bool:

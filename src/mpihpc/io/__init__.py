@@ -61,10 +61,13 @@ def read(
 ) -> DistArray:
     """Read an array; each rank reads its own box. Collective.
 
+    It goes through host memory in slabs of at most 16 MiB, or of one packed chunk of the file if that is larger. For
+    blocks on a GPU there are two of them at a time: one is read while the other travels.
+
     Parameters
     ----------
     file : path
-        HDF5, ``.npy`` (memory-mapped) or ``.npz`` (read by rank 0).
+        HDF5, ``.npy`` (memory-mapped) or ``.npz`` (read by rank 0, and dealt slab by slab).
     dataset : str, optional
         The dataset of an HDF5 file, the key of an ``.npz`` file. Default: the only one.
     dtype : dtype, optional
@@ -95,6 +98,10 @@ def write(
     """Write an array into a new HDF5 file; each rank writes its own box. Collective.
 
     An old file of this name is replaced when the new one is whole; until then, and after any failure, it stays.
+
+    Blocks in host memory are written from where they lie (parts of packed chunks are moved before). Those on a GPU come
+    to host memory in sheets of at most 16 MiB, or of one packed chunk if that is larger: two at a time, however large
+    the block is, one of which comes while the other is written.
 
     Parameters
     ----------

@@ -24,13 +24,13 @@ def thumbnail(u: DistArray) -> NDArray[np.floating] | None:
     # Every thin[d]-th global index; a block the middle does not cross gives nothing.
     crossed = all(a <= m < b for a, m, b in zip(start, middle, stop, strict=False))
     pick = [m - a for a, m in zip(start, middle, strict=False)] if crossed else [slice(0)] * len(middle)
-    piece = u.local[(*pick, *(slice(-start[d] % t, None, t) for d, t in thin.items()))]
+    piece = u.device.to_host(u.local[(*pick, *(slice(-start[d] % t, None, t) for d, t in thin.items()))])
     corner = [-(-start[d] // t) for d, t in thin.items()]
     piece = np.abs(piece) if u.dtype.kind == "c" else piece
     pieces = u.topology.private.gather((corner, piece) if crossed and piece.size else None)
     if pieces is None:
         return None
-    whole = np.zeros([-(-u.shape[d] // t) for d, t in thin.items()], u.local.real.dtype)
+    whole = np.zeros([-(-u.shape[d] // t) for d, t in thin.items()], np.empty(0, u.dtype).real.dtype)
     for at, values in filter(None, pieces):
         whole[tuple(slice(a, a + n) for a, n in zip(at, values.shape, strict=True))] = values
     return whole
