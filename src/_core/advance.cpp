@@ -438,8 +438,8 @@ void advance(const Problem<T> &p) {
                                                                     : 1;
     // A result that will not be found in the cache again is not written through it: that saves reading it first.
     const bool stream = 2 * cells * int64_t(sizeof(T)) > cache_bytes(3);
-    // One step of a plane through memory gains nothing by fewer products (9 points of float32 lost 3 to 14 %).
-    const Jam<T> jam = known_shape(p, axes, axes > 2 || p.steps > 1 || !stream);
+    // Single steps of planes wait for memory: fewer products gain nothing there (9 points of float32 lost 3 to 14 %).
+    const Jam<T> jam = known_shape(p, axes, axes > 2 || p.steps > 1);
     const int64_t count = std::max<int64_t>(1, int64_t(p.offset.size()) / MAX_AXES);
     // A team of threads costs microseconds to start (milliseconds where processes share the cores): too much for less.
     const int threads = cells * count * p.steps < 32768 ? 1 : p.threads;
