@@ -49,7 +49,8 @@ struct Shape {
     }
     static constexpr bool SHARES = EQUAL;
 
-    // With many taps of a 3-D shape denormal products hide behind loads, and copies that fused instructions need do not.
+    // Fused instructions overwrite an operand, of which they need a copy. With many taps of a 3-D shape copies cost more than
+    // they save: most of the wait for denormal products hides behind loads.
     static constexpr bool FUSED = EQUAL || DIMS < 3 || TAPS <= 12;
 
     // Larger boxes written out would be megabytes of code. Their rows of taps look alike: loops go through them.
