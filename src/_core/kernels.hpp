@@ -59,6 +59,7 @@ template <class T>
 struct Jams {
     Jam<T> of[2][3][MOST_RADIUS];  // [star, box][axes - 1][radius - 1]
     Jam<T> equal[2][2];            // [star, box][axes - 2], radius 1, equal weights; or null
+    Jam<T> single[2];              // [radius - 3], stars of 3 axes in single steps; or null
 };
 
 template <class T>

@@ -18,7 +18,7 @@
 
 // EQUAL: all weights of a box are the same, or those of a star but the one in the centre. A loaded vector is multiplied
 // once by each, and shifted after that.
-template <int DIMS, int RADIUS, bool BOX, bool EQUAL = false>
+template <int DIMS, int RADIUS, bool BOX, bool EQUAL = false, bool FUSE = false>
 struct Shape {
     static constexpr int ROWS = jammed(DIMS, RADIUS, BOX);
     static constexpr int Z = DIMS > 1 ? RADIUS : 0, Y = DIMS > 2 ? RADIUS : 0;  // reach across planes and rows
@@ -50,8 +50,8 @@ struct Shape {
     static constexpr bool SHARES = EQUAL;
 
     // Fused instructions overwrite an operand, of which they need a copy. With many taps of a 3-D shape copies cost more than
-    // they save: most of the wait for denormal products hides behind loads.
-    static constexpr bool FUSED = EQUAL || DIMS < 3 || TAPS <= 12;
+    // they save: most of the wait for denormal products hides behind loads, but for large stars of floats in single steps.
+    static constexpr bool FUSED = EQUAL || FUSE || DIMS < 3 || TAPS <= 12;
 
     // Larger boxes written out would be megabytes of code. Their rows of taps look alike: loops go through them.
     static constexpr bool LOOPS = BOX && (RADIUS > 1 || DIMS > 2);
@@ -242,6 +242,10 @@ constexpr Jams<T> jams() {
         all.equal[0][1] = jam<Shape<3, 1, false, true>, T, BYTES>;
         all.equal[1][0] = jam<Shape<2, 1, true, true>, T, BYTES>;
         all.equal[1][1] = jam<Shape<3, 1, true, true>, T, BYTES>;
+        if constexpr (sizeof(T) == 4) {
+            all.single[0] = jam<Shape<3, 3, false, false, true>, T, BYTES>;
+            all.single[1] = jam<Shape<3, 4, false, false, true>, T, BYTES>;
+        }
     }
     return all;
 }
