@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpihpc.core import transfer
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.halo import MODES, Halo, boundary_modes
 from mpihpc.core.topology import Topology
@@ -39,8 +40,12 @@ def halos(draw, size):
     return shape, dims, width, modes, draw(st.sampled_from("fdFDi")), draw(st.booleans())
 
 
-def test_halos_hold_what_numpy_pads(comm, verdict):
-    @settings(max_examples=150)
+@pytest.mark.parametrize("large", [None, 1])
+def test_halos_hold_what_numpy_pads(comm, verdict, large, monkeypatch):
+    if large is not None:  # all messages leave from where they lie
+        monkeypatch.setattr(transfer, "_LARGE", large)
+
+    @settings(max_examples=150 if large is None else 100)
     @given(halos(comm.size))
     def check(case):
         shape, dims, width, modes, kind, corners = case

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,6 +24,10 @@ from mpihpc.core.topology import Topology
 # MPI counts are C ints in most libraries, so a long message is counted in units of this many bytes.
 _UNIT = 1 << 20
 _MAX_COUNT = (1 << 31) - 1
+
+# Bytes of a message that leaves from where it lies, if it does so again and again: MPI then moves it through a cache,
+# piece by piece. Packing it into a row means to go through memory twice more. Small ones it does not go through memory.
+_LARGE = 1 << 19
 
 _Request = TypeVar("_Request", bound=MPI.Request)
 
@@ -113,7 +118,9 @@ class Transfer:
         device : Device
             Where both arrays are.
         """
-        return Exchange(self.schedule(topology.rank), topology, dtype, source_origin, target_origin, device)
+        return Exchange(
+            self.schedule(topology.rank), topology, dtype, source_origin, target_origin, device, self.in_place
+        )
 
     def deliver(
         self, topology: Topology, source: Any, origin: Sequence[int] | None = None, device: Device = CPU
@@ -151,6 +158,7 @@ class Exchange:
         source_origin: Sequence[int] | None,
         target_origin: Sequence[int] | None,
         device: Device,
+        in_place: bool,
     ) -> None:
         size, tag = np.dtype(dtype).itemsize, topology.next_tag()
         self.messages = len(schedule.sends)
@@ -160,37 +168,64 @@ class Exchange:
         self._device = device
         self._requests: list[MPI.Prequest] = []
         self._posted = True
+        # Messages that go without a buffer: how, to or from whom, which boxes, and the datatype of these in an array.
+        self._bare: list[tuple[Callable[..., MPI.Request], int, list[tuple[slice, ...]]]] = []
+        self._types: list[MPI.Datatype] = []
+        self._strides: tuple[int, ...] = ()
+        self._going: list[MPI.Request] = []
 
         def boxes(boxes: Iterable[Box], origin: Sequence[int] | None) -> Any:
             where = [[(s.start, s.stop) for s in box.slices(origin)] for box in boxes]
             return device.kernels.Boxes(where, len(where[0]), dtype) if where else None
 
-        def mail(messages: list[Message], origin: Sequence[int] | None, post: Callable[..., MPI.Prequest]) -> Any:
+        def mail(messages: list[Message], origin: Sequence[int] | None, post: Any, post_once: Any) -> Any:
             """One row of bytes for all messages, one behind the other, and a request for each."""
+            large = [m for m in messages if in_place and device is CPU and m.cells * size >= _LARGE]
+            for message in large:
+                where = [box.slices(origin) for box in message.boxes]
+                self._bare.append((partial(post_once, tag=tag), message.peer, where))
+            messages = [m for m in messages if m not in large]
             here, mail = device.mailbox(sum(message.cells for message in messages) * size)
             ends = np.cumsum([0, *(message.cells * size for message in messages)]).tolist()
             for message, (first, end) in zip(messages, pairwise(ends), strict=True):
                 self._requests.append(_post(post, mail[first:end], message.peer, tag))
             return boxes([box for message in messages for box in message.boxes], origin), here, mail
 
+        comm = topology.private
         self._stay = boxes([a for a, _ in schedule.copies], source_origin)
         self._land = boxes([b for _, b in schedule.copies], target_origin)
-        self._unpack, self._arrived, self._arriving = mail(schedule.receives, target_origin, topology.private.Recv_init)
-        self._pack, self._packed, self._leaving = mail(schedule.sends, source_origin, topology.private.Send_init)
-        self._free = weakref.finalize(self, _free, self._requests)
+        self._unpack, self._arrived, self._arriving = mail(schedule.receives, target_origin, comm.Recv_init, comm.Irecv)
+        self._pack, self._packed, self._leaving = mail(schedule.sends, source_origin, comm.Send_init, comm.Isend)
+        self._size = size
+        self._free = weakref.finalize(self, _free, self._requests, self._types)
 
     def start(self, source: Any) -> None:
         """Send what others need of `source`, and begin to receive.
 
-        On the CPU, `source` may change as soon as this returns. On a GPU this does not wait for what packs the
-        messages, and they leave at the first call of `progress` or `finish`.
+        `source` must not change before `finish`. On a GPU this does not wait for what packs the messages, and they
+        leave at the first call of `progress` or `finish`.
         """
+        if self._bare:
+            self._post_bare(source)
         if self._pack:
             self._pack.pack(source, self._packed)
             self._device.post(self._packed, self._leaving)
         self._posted = False
         if self._device is CPU:
             self._send()
+
+    def _post_bare(self, array: np.ndarray) -> None:
+        """Send out of the array, and receive into it."""
+        if array.strides != self._strides:
+            for one in self._types:
+                one.Free()
+            self._types[:] = [boxes_type(where, array.strides, self._size) for _, _, where in self._bare]
+            self._strides = array.strides
+        last = sum((n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True))
+        memory = MPI.memory.fromaddress(array.ctypes.data, last + self._size)
+        self._going = [
+            post([memory, 1, kind], peer) for (post, peer, _), kind in zip(self._bare, self._types, strict=True)
+        ]
 
     def _send(self) -> None:
         sent.add(*self._sent)
@@ -206,6 +241,7 @@ class Exchange:
             self._send()
         else:
             MPI.Prequest.Testall(self._requests)
+            MPI.Request.Testall(self._going)
 
     def finish(self, source: Any, target: Any) -> None:
         """Wait, and put everything into its place in `target`. What stays on the rank is copied from `source`."""
@@ -214,6 +250,7 @@ class Exchange:
         if self._stay:
             self._stay.copy(source, self._land, target)
         MPI.Prequest.Waitall(self._requests)
+        MPI.Request.Waitall(self._going)
         if self._unpack:
             self._device.fetch(self._arriving, self._arrived)
             self._unpack.unpack(self._arrived, target)
@@ -338,7 +375,30 @@ def _post(post: Callable[..., _Request], row: Any, peer: int, tag: int) -> _Requ
         units.Free()
 
 
-def _free(requests: list[MPI.Prequest]) -> None:
+def boxes_type(boxes: Sequence[Sequence[slice]], strides: Sequence[int], itemsize: int) -> MPI.Datatype:
+    """Boxes of an array as an MPI datatype, to be used at its first cell, and to be freed.
+
+    Made of vectors of vectors: `Create_subarray` would take no axes of 2**31 cells, and no strides.
+    """
+    kinds, places = [], []
+    for box in boxes:
+        kind, width = MPI.BYTE.Create_contiguous(itemsize), itemsize
+        for at, stride in zip(reversed(box), reversed(strides), strict=True):
+            inner, n = kind, at.stop - at.start
+            kind = kind.Create_contiguous(n) if stride == width else kind.Create_hvector(n, 1, stride)
+            inner.Free()
+            width = width * n if stride == width else 0
+        kinds.append(kind)
+        places.append(sum(at.start * stride for at, stride in zip(box, strides, strict=True)))
+    whole = MPI.Datatype.Create_struct([1] * len(kinds), places, kinds).Commit()
+    for kind in kinds:
+        kind.Free()
+    return whole
+
+
+def _free(requests: list[MPI.Prequest], types: list[MPI.Datatype]) -> None:
     if not MPI.Is_finalized():
         for request in requests:
             request.Free()
+        for kind in types:
+            kind.Free()

@@ -29,7 +29,7 @@ from mpihpc.core.decomposition import Box, Chunks
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
 from mpihpc.core.staging import download, slab_cells
-from mpihpc.core.transfer import Transfer
+from mpihpc.core.transfer import Transfer, boxes_type
 from mpihpc.core.watchdog import tick
 from mpihpc.io.hdf5 import h5py
 
@@ -186,7 +186,9 @@ def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray
         types: list[MPI.Datatype] = []
         if sheet.box.size:
             with _noted(failures):
-                types = [_part_type(sheet.box, around, itemsize) for around in (stretch, sheet.around)]
+                for around in (stretch, sheet.around):
+                    strides = [math.prod(around.shape[d + 1 :]) * itemsize for d in range(len(around.shape))]
+                    types.append(boxes_type([sheet.box.slices(around.start)], strides, itemsize))
         there, here = types or (MPI.BYTE, MPI.BYTE)
         with _noted(failures):
             handle.Set_view(offset, MPI.BYTE, there, "native")
@@ -214,20 +216,6 @@ def _noted(failures: list[Exception]) -> Iterator[None]:
         yield
     except MPI.Exception as error:
         failures.append(error)
-
-
-def _part_type(part: Box, around: Box, itemsize: int) -> MPI.Datatype:
-    """A part of an array as an MPI datatype; `Create_subarray` would not take axes of 2^31 cells."""
-    kind, stride, at = MPI.BYTE.Create_contiguous(part.shape[-1] * itemsize), itemsize, 0
-    for d in reversed(range(len(part.start))):
-        if d < len(part.start) - 1:
-            inner, kind = kind, kind.Create_hvector(part.shape[d], 1, stride)
-            inner.Free()
-        at += (part.start[d] - around.start[d]) * stride
-        stride *= around.shape[d]
-    placed = kind.Create_hindexed([1], [at]).Commit()
-    kind.Free()
-    return placed
 
 
 def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray) -> None:

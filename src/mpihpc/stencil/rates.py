@@ -28,6 +28,7 @@ CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
 SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 256)}  # blocks of 8-byte cells
 _MOST_TAPS = 1 << 29  # cells times taps of a step of it
 _HOPELESS = 1.2  # times the least: more steps at once will not help either
+_TURNS = 4
 
 
 class Rates(NamedTuple):
@@ -109,19 +110,22 @@ def sample(step: Step) -> tuple[int, ...]:
 
 
 def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
-    """Seconds per cell of a step, for each number of steps at once. Collective."""
+    """Seconds per cell of a step, for each number of steps at once. Collective.
+
+    They take turns, so that what disturbs the machine for a moment disturbs all of them, and the least time counts.
+    """
     private, shape = topology.private, sample(step)
     work = _block(step, shape, threads)
-    found: list[float] = []
-    for steps in CANDIDATES:
-        if found and found[-1] > _HOPELESS * min(found):
-            found.append(found[-1])
-            continue
-        times = []
-        for _ in range(3):
+    found = [math.inf] * len(CANDIDATES)
+    for turn in range(_TURNS):
+        for n, steps in enumerate(CANDIDATES):
+            before = found[n - 1] if n else 0.0
+            if before > (_HOPELESS if turn else 1.5 * _HOPELESS) * min(found[:n], default=math.inf):
+                found[n] = min(found[n], before)
+                continue
             private.Barrier()
-            times.append(private.allreduce(_least(partial(work, steps), 1), op=MPI.MAX))
-        found.append(min(times) / (steps * math.prod(shape)))
+            seconds = private.allreduce(_least(partial(work, steps), 1), op=MPI.MAX)
+            found[n] = min(found[n], seconds / (steps * math.prod(shape)))
     return found
 
 
