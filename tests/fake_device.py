@@ -237,6 +237,7 @@ class FakeDevice:
         self._new = [new for new in self._new if new is not row.there]
 
     def post(self, here: FakeArray, mail: Any) -> None:
+        self.written(here)
         if mail is not here:
             copied.to_host += here.nbytes
             self._posted.append((here.there, mail))

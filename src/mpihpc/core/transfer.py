@@ -295,10 +295,16 @@ class Delivery:
             if (boxes := tuple(message.boxes)) in packed:
                 continue
             cells = [source[box.slices(origin)] for box in boxes]
-            in_place = len(cells) == 1 and cells[0].flags.c_contiguous
-            row = cells[0].ravel() if in_place else np.concatenate([piece.ravel() for piece in cells])
-            self.nbytes += 0 if in_place else row.nbytes
-            packed[boxes] = device.outgoing(row.view(np.uint8))
+            if len(cells) == 1 and cells[0].flags.c_contiguous:
+                packed[boxes] = device.outgoing(cells[0].ravel().view(np.uint8))
+                continue
+            here, packed[boxes] = device.mailbox(message.cells * itemsize)
+            self.nbytes += here.nbytes
+            row, at = here.view(source.dtype), 0
+            for piece in cells:
+                row[at : at + piece.size].reshape(piece.shape)[...] = piece
+                at += piece.size
+            device.post(here, packed[boxes])
         device.wait()
         self._arriving: list[tuple[MPI.Request, Message, Any, Any]] = []
         for message, (here, mail) in zip(receives, rows, strict=True):
