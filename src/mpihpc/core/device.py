@@ -25,8 +25,8 @@ from mpihpc.kernels import cpu
 
 MAX_THREADS = 1024
 DEVICES = ("auto", "cpu", "gpu")
-# Bytes from which NumPy asks for huge pages. Where MPI was the first to write to those, 67 MB took it 0.15 s, with small
-# ones 0.02 s (Linux 6.18, Open MPI 5).
+# NumPy asks for huge pages from so many bytes on. Where MPI was the first to write to those, it took 0.15 s for 67 MB,
+# and 0.02 s with small ones (Linux 6.18, Open MPI 5).
 _HUGE = 1 << 22
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
