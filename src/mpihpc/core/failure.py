@@ -77,7 +77,8 @@ def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
     named = not alike and first != root
     shared = _rebuild(report._replace(text=f"rank {first}: {report.text}") if named else report)
     shared.agreed_by = comm.size  # type: ignore[attr-defined]
-    raise shared from cause
+    # In the place of what was raised here, with its traceback: told once.
+    raise shared.with_traceback(cause.__traceback__ if cause else None) from (cause.__cause__ if cause else None)
 
 
 def agreed(error: BaseException | None) -> bool:
