@@ -14,7 +14,7 @@ from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.topology import Topology
 from mpihpc.stencil import Stencil, Taps, evolve, named_kernel, overlap, separable
 from mpihpc.stencil.fusing import choose_fuse
-from mpihpc.stencil.rates import CANDIDATES, Step
+from mpihpc.stencil.rates import CANDIDATES, Step, name_of
 from test_stencil import PAD, grids
 
 
@@ -121,7 +121,7 @@ def test_the_model_overlaps_where_it_pays(comm, shared_tmp_path, monkeypatch):
             (folder / "mpihpc").mkdir(parents=True)
             known = {
                 "messages": network,
-                f"5 float64 taps {width} float64": [1.5e-10 + 5e-10 / k for k in CANDIDATES],
+                name_of(step): [1.5e-10 + 5e-10 / k for k in CANDIDATES],
             }
             known = {f"{key} {name}": values for name, values in known.items()}
             (folder / "mpihpc" / "rates.json").write_text(json.dumps(known))

@@ -263,12 +263,14 @@ def test_the_model_fuses_steps_of_large_blocks(comm, shared_tmp_path, monkeypatc
         file.parent.mkdir()
         known = {
             "messages": [5e-6, 2e-10, 1],
-            f"5 float64 taps {width} float64": [1.5e-10 + 5e-10 / k for k in rates.CANDIDATES],
+            rates.name_of(step): [1.5e-10 + 5e-10 / k for k in rates.CANDIDATES],
         }
         file.write_text(json.dumps({f"{key} {name}": values for name, values in known.items()}))
     cut = Decomposition((2048 * comm.size, 2048), (comm.size, 1))
     choose = partial(choose_fuse, cut, step, width, ("reflect",) * 2, Topology.of(comm), 1)
     best = choose()
+    if comm.rank == 0:
+        assert len(json.loads(file.read_text())) == len(known)  # nothing was measured
     assert best.steps > 4 and 0 < best.seconds < 2048 * 2048 * 6.5e-10  # that of single steps
     assert choose(total=3).steps == 3
     few = Decomposition((8 * comm.size, 8), (comm.size, 1))

@@ -133,7 +133,7 @@ BAD = {
     "words": ("--grid two", "like 2,2,1"),
     "memory": ("--memory 1K", "memory 1024 is too small"),
     "unit": ("--memory 1Q", "like 64M"),
-    "gpu": ("--device gpu", "device 'gpu' is not available"),
+    "gpu": ("--device gpu", "device 'gpu' is not to be had"),
     "dtype": ("--dtype object", "unknown dtype 'object'"),
     "blocks": ("--reproducible --blocks 5", "blocks 5 is not a power of two"),
     "folder": ("--output no/out.h5", "no"),

@@ -65,7 +65,7 @@ def measured(topology: Topology, threads: int, step: Step) -> Rates:
     machine = comm.bcast(f"{platform.node()} {_core.isa()} {comm.size}x{threads}")
     measures: dict[str, Callable[[], list[float]]] = {
         f"{machine} messages": partial(_messages, topology),
-        f"{machine} {_name(step)}": partial(_steps, topology, threads, step),
+        f"{machine} {name_of(step)}": partial(_steps, topology, threads, step),
     }
     known: dict[str, list[float]] = {}
     if comm.rank == 0:
@@ -95,7 +95,8 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
 
 
-def _name(step: Step) -> str:
+def name_of(step: Step) -> str:
+    """What its rates are kept under, behind what tells machines and jobs apart."""
     taps, dtype, field, levels = step
     extra = (" field" if field else "") + (" two levels" if levels > 1 else "")
     kinds = len(np.unique(taps.weights))
