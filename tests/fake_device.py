@@ -133,7 +133,8 @@ class FakeKernels:
     def correlate(self, src: FakeArray, dst: FakeArray, *args: Any, **options: Any) -> None:
         cpu.correlate(src.there, dst.there, *args, **options)
 
-    def advance(self, src: FakeArray, dst: FakeArray, *args: Any, **options: Any) -> None:
+    def advance(self, src: FakeArray, dst: FakeArray, *args: Any, strict: bool = True, **options: Any) -> None:
+        self.strict = strict
         for name in ("field", "previous", "kept"):
             if options.get(name) is not None:
                 options[name] = options[name].there

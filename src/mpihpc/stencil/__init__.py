@@ -58,7 +58,7 @@ class Stencil:
         How many steps a new value depends on: 1, or 2 as in `leapfrog`.
     exact : bool
         False: a kernel that is a product of lines may be applied line by line, one step after each exchange, if there
-        are neither a field nor two levels.
+        are neither a field nor two levels; and kernels on a GPU may fuse multiplications with additions.
     overlap : bool, optional
         Whether the middle of the block advances while the halo travels. Default: if the model finds it faster; not with
         lines.
@@ -160,6 +160,7 @@ class Stencil:
         edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
         self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
         self._taps = taps.offsets, taps.weights_for(dtype)
+        self._fast: dict[str, Any] = {} if exact or self.device is CPU else {"strict": False}
         self._passes = Passes(self.lines, self.halo.width, dtype, self.device, **self._beyond)
         self._field = None
         if field is not None:
@@ -225,7 +226,7 @@ class Stencil:
             self._passes.advance(padded, out[here], place)
             return
         offsets, weights = self._taps
-        update: dict[str, Any] = {"field": self._field, "previous": previous}
+        update: dict[str, Any] = {"field": self._field, "previous": previous, **self._fast}
         update["kept"] = None if kept is None else kept[here]
         self.device.kernels.advance(padded, out[here], offsets, weights, steps, place, **self._beyond, **update)
 
@@ -362,7 +363,8 @@ def evolve(
     exact : bool
         False: a kernel that is a product of one line per axis, to rounding (``gaussian``, ``mean``), is applied line
         by line where that is faster: fewer taps, other rounding. Its steps are not fused, and the bits are still those
-        of any number of ranks, grid and threads.
+        of any number of ranks, grid and threads. Other kernels on a GPU may fuse multiplications with additions: how
+        far that is from the exact mode says `mpihpc.kernels.cuda`.
     overlap : bool, optional
         Whether the middle of each block advances while messages travel; the bits are the same. Default: if the model
         finds it faster; not with lines.
