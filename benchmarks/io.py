@@ -13,7 +13,6 @@ from benchmarks import launch, machine, on_all
 if __name__ == "__main__":
     launch("benchmarks.io", ranks=2)  # before MPI is loaded
 
-import json
 import os
 import platform
 import shutil
@@ -30,6 +29,7 @@ import numpy as np
 from mpi4py import MPI
 
 import mpihpc
+from benchmarks.reports import RESULTS, tell
 from mpihpc import DistArray, io
 from mpihpc.config import option, parse_config
 from mpihpc.core.decomposition import Decomposition, grid_text
@@ -37,7 +37,6 @@ from mpihpc.core.failure import VerificationError, agree
 from mpihpc.io.writing import versions
 from mpihpc.programs import execute
 
-RESULTS = Path(__file__).with_name("results")
 COLUMNS = 8192
 CALL = 1 << 30  # the most that Linux takes in one call is a little below 2 GiB
 LAYOUTS = {"contiguous": False, "chunked": True}
@@ -144,13 +143,8 @@ def run(comm: MPI.Intracomm, config: Config) -> list[Result]:
             shutil.rmtree(folder)
     report["machine"]["load_after"] = os.getloadavg()
     report["results"] = [asdict(result) for result in results]
-    with agree(comm, root=0):
-        if comm.rank == 0 and config.json:
-            print(json.dumps(report), flush=True)
-        if comm.rank == 0 and config.save:
-            RESULTS.mkdir(exist_ok=True)
-            name = f"io-{report['date'][:10]}-{'parallel' if report['parallel_hdf5'] else 'serial'}.json"
-            Path(RESULTS, name).write_text(json.dumps(report, indent=2) + "\n")
+    kind = "parallel" if report["parallel_hdf5"] else "serial"
+    tell(comm, config, report, f"io-{report['date'][:10]}-{kind}")
     return results
 
 

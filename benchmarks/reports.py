@@ -55,11 +55,15 @@ def run_cases(
         results.append(measure(comm, case, config.rounds))
         if comm.rank == 0 and not config.json:
             print(table(results[-1]), flush=True)
-    report["results"] = [asdict(result) for result in results]
+    tell(comm, config, report | {"results": [asdict(result) for result in results]}, f"{name}-{report['date'][:10]}")
+    return results
+
+
+def tell(comm: MPI.Intracomm, config: Any, report: Mapping[str, Any], name: str) -> None:
+    """One line of JSON, and a file in results/, each if asked for. Collective."""
     with agree(comm, root=0):
         if comm.rank == 0 and config.json:
             print(json.dumps(report), flush=True)
         if comm.rank == 0 and config.save:
             RESULTS.mkdir(exist_ok=True)
-            Path(RESULTS, f"{name}-{report['date'][:10]}.json").write_text(json.dumps(report, indent=2) + "\n")
-    return results
+            Path(RESULTS, f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -76,25 +76,8 @@ public:
         }
     }
 
-    void pack(nb::handle array_, nb::handle buffer_) const {
-        const Buffer array(array_, "array", false), buffer(buffer_, "buffer", true);
-        check(array);
-        check_room(buffer);
-        nb::gil_scoped_release nogil;
-        each_packed(array, buffer, [&](Lattice packed, Lattice there, const int64_t *shape) {
-            copy_box(packed, there, shape, axes, size);
-        });
-    }
-
-    void unpack(nb::handle buffer_, nb::handle array_) const {
-        const Buffer array(array_, "array", true), buffer(buffer_, "buffer", false);
-        check(array);
-        check_room(buffer);
-        nb::gil_scoped_release nogil;
-        each_packed(array, buffer, [&](Lattice packed, Lattice there, const int64_t *shape) {
-            copy_box(there, packed, shape, axes, size);
-        });
-    }
+    void pack(nb::handle array, nb::handle buffer) const { move<true>(array, buffer); }
+    void unpack(nb::handle buffer, nb::handle array) const { move<false>(array, buffer); }
 
     void copy(nb::handle source_, const Boxes &others, nb::handle target_) const {
         const Buffer source(source_, "source", false), target(target_, "target", true);
@@ -123,14 +106,19 @@ private:
         return found;
     }
 
-    template <class Move>
-    void each_packed(const Buffer &array, const Buffer &buffer, const Move &move) const {
+    template <bool PACK>
+    void move(nb::handle array_, nb::handle buffer_) const {
+        const Buffer array(array_, "array", !PACK), buffer(buffer_, "buffer", PACK);
+        check(array);
+        check_room(buffer);
+        nb::gil_scoped_release nogil;
         const std::vector<int64_t> there = strides(array);
         std::vector<int64_t> packed(std::size_t(axes) + 1, size);
         char *at = buffer.data();
         for (std::size_t n = 0; n < boxes.size(); at += counts[n++] * size) {
             for (int d = axes - 1; d > 0; --d) packed[std::size_t(d) - 1] = packed[std::size_t(d)] * shape(n)[d];
-            if (counts[n]) move({at, packed.data()}, {first(array, n), there.data()}, shape(n));
+            const Lattice row{at, packed.data()}, box{first(array, n), there.data()};
+            if (counts[n]) copy_box(PACK ? row : box, PACK ? box : row, shape(n), axes, size);
         }
     }
 

@@ -24,6 +24,7 @@ from mpi4py import MPI
 BAD_INPUT = (ValueError, TypeError, OverflowError, OSError, MemoryError)
 """What `agree` brings to all ranks. Other exceptions are defects, and end the job."""
 
+_MANY = 20  # words: more are not listed where one is near
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -95,11 +96,15 @@ def exit_code(error: BaseException) -> int:
 def nearest(word: str, known: Iterable[str], most: int = 100) -> str:
     """The end of an error about an unknown word: the nearest known one if there is one, and all of them, or `most`.
 
+    If there are very many, the nearest one is enough.
+
     >>> nearest("reflekt", ["reflect", "wrap"])
     "did you mean 'reflect'? (reflect, wrap)"
     """
     known = list(known)
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if match and len(known) > _MANY:
+        return f"did you mean {match[0]!r}?"
     return (f"did you mean {match[0]!r}? " if match else "use one of ") + f"({', '.join(known[:most])})"
 
 
