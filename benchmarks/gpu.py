@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 from mpi4py import MPI
 
-from benchmarks.reports import RESULTS, run_cases
+from benchmarks.reports import parse_common, run_cases
 from mpihpc import DistArray
 from mpihpc.core.decomposition import Decomposition, grid_text
 from mpihpc.core.failure import VerificationError, agree
@@ -104,13 +104,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__, formatter_class=raw)
     add = parser.add_argument
-    add("--rounds", type=int, default=Config.rounds, metavar="N", help=f"default: {Config.rounds}")
     add("--small", action="store_true", help="small arrays, to try this program: the numbers mean nothing")
-    add("--json", action="store_true", help="one line of JSON instead of tables")
-    add("--save", action="store_true", help=f"write {RESULTS.name}/gpu-DATE.json beside this program")
-    options = vars(parser.parse_args(argv))
-    if options["rounds"] < 1:
-        raise ValueError(f"rounds {options['rounds']} is less than 1")
+    options = parse_common(parser, argv, "gpu", Config.rounds)
     cases = CASES
     if options.pop("small"):
         cases = tuple(type(case)(**vars(case) | {"shape": tuple(n // 16 for n in case.shape)}) for case in CASES)

@@ -30,7 +30,7 @@ import numpy as np
 from mpi4py import MPI
 
 from benchmarks import SINGLE_NODE
-from benchmarks.reports import RESULTS, run_cases
+from benchmarks.reports import parse_common, run_cases
 from mpihpc import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, grid_text
 from mpihpc.core.device import blas_threads, thread_count
@@ -96,12 +96,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
     add = parser.add_argument
     add("--shape", type=int, nargs=3, metavar=("M", "K", "N"), help="default: several")
     add("--dtype", choices=tuple(LIMIT), help="default: float64")
-    add("--rounds", type=int, default=Config.rounds, metavar="N", help=f"default: {Config.rounds}")
-    add("--json", action="store_true", help="one line of JSON instead of tables")
-    add("--save", action="store_true", help=f"write {RESULTS.name}/matmul-DATE.json beside this program")
-    options = vars(parser.parse_args(argv))
-    if options["rounds"] < 1:
-        raise ValueError(f"rounds {options['rounds']} is less than 1")
+    options = parse_common(parser, argv, "matmul", Config.rounds)
     shape, dtype = options.pop("shape"), options.pop("dtype")
     own = Case(*(shape or ()), **({"dtype": dtype} if dtype else {}))
     return Config(cases=(own,) if shape or dtype else CASES, **options)

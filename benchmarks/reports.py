@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,18 @@ from mpihpc.core.failure import agree
 from mpihpc.io.writing import versions
 
 RESULTS = Path(__file__).with_name("results")
+
+
+def parse_common(parser: argparse.ArgumentParser, argv: Sequence[str] | None, name: str, rounds: int) -> dict[str, Any]:
+    """What was given for the options of `parser`, and for those that all programs have: `rounds`, `json`, `save`."""
+    add = parser.add_argument
+    add("--rounds", type=int, default=rounds, metavar="N", help=f"default: {rounds}")
+    add("--json", action="store_true", help="one line of JSON instead of tables")
+    add("--save", action="store_true", help=f"write {RESULTS.name}/{name}-DATE.json beside this program")
+    options = vars(parser.parse_args(argv))
+    if options["rounds"] < 1:
+        raise ValueError(f"rounds {options['rounds']} is less than 1")
+    return options
 
 
 def run_cases(

@@ -27,7 +27,7 @@ from mpi4py import MPI
 
 import mpihpc
 from benchmarks import peers
-from benchmarks.reports import RESULTS, run_cases
+from benchmarks.reports import parse_common, run_cases
 from mpihpc import DistArray, _core
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.failure import VerificationError, agree
@@ -94,12 +94,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
     add("--shape", type=int, nargs="+", metavar="N", help="default: 4096 4096")
     add("--dtype", choices=tuple(LIMIT), help="default: float64")
     add("--kernel", metavar="NAME", help="a name that python -m mpihpc.stencil knows, or heat8 (default: heat)")
-    add("--rounds", type=int, default=Config.rounds, metavar="N", help=f"default: {Config.rounds}")
-    add("--json", action="store_true", help="one line of JSON instead of tables")
-    add("--save", action="store_true", help=f"write {RESULTS.name}/stencil-DATE.json beside this program")
-    options = vars(parser.parse_args(argv))
-    if options["rounds"] < 1:
-        raise ValueError(f"rounds {options['rounds']} is less than 1")
+    options = parse_common(parser, argv, "stencil", Config.rounds)
     own = {name: options.pop(name) for name in ("shape", "dtype", "kernel")}
     own = {name: tuple(value) if name == "shape" else value for name, value in own.items() if value}
     return Config(cases=(Case(**own),) if own else CASES, **options)

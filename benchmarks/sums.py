@@ -25,7 +25,7 @@ from mpi4py import MPI
 from threadpoolctl import threadpool_info
 
 import mpihpc
-from benchmarks.reports import RESULTS, run_cases
+from benchmarks.reports import parse_common, run_cases
 from mpihpc.core.decomposition import grid_text
 from mpihpc.core.device import blas_threads
 from mpihpc.core.failure import VerificationError
@@ -88,12 +88,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
     add("--shape", type=int, nargs="+", metavar="N", help="default: several")
     add("--dtype", choices=("float32", "float64", "complex64", "complex128"), help="default: several")
     add("--axis", type=int, help="default: the whole array, or all")
-    add("--rounds", type=int, default=Config.rounds, metavar="N", help=f"default: {Config.rounds}")
-    add("--json", action="store_true", help="one line of JSON instead of a table")
-    add("--save", action="store_true", help=f"write {RESULTS.name}/sums-DATE.json beside this program")
-    options = vars(parser.parse_args(argv))
-    if options["rounds"] < 1:
-        raise ValueError(f"rounds {options['rounds']} is less than 1")
+    options = parse_common(parser, argv, "sums", Config.rounds)
     what, shape, dtype, axis = (options.pop(name) for name in ("what", "shape", "dtype", "axis"))
     if not (what or shape or dtype or axis is not None):
         return Config(**options)
