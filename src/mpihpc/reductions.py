@@ -22,28 +22,20 @@ from __future__ import annotations
 
 import builtins
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mpi4py import MPI
-from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc import _core, exact
+from mpihpc import exact
+from mpihpc.along import Along, Axis
 from mpihpc.arithmetic import is_distributed, local_part, plain
-from mpihpc.core.decomposition import Decomposition
-from mpihpc.core.failure import agree
-from mpihpc.core.projection import Gathered
-from mpihpc.core.transfer import Transfer
 from mpihpc.dtypes import kind_of, number_dtype, require_cast
 
 if TYPE_CHECKING:
     from mpihpc.array import DistArray
-
-Axis = int | Sequence[int] | None
 
 
 def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +97,7 @@ def sum(
     -----
     Errors and source: see `mpihpc.reductions`. Integers wrap around, as in NumPy.
     """
-    along = _Along(a, axis, keepdims, lambda: _result_dtype(np.sum, a, dtype))
+    along = Along(a, axis, keepdims, lambda: _result_dtype(np.sum, a, dtype))
     return along.finish(_total(along, along.dtype, reproducible, along.narrow))
 
 
@@ -122,7 +114,7 @@ def mean(
 
     Integers are converted to float64. The mean of no cells is NaN.
     """
-    along = _Along(a, axis, keepdims, lambda: _result_dtype(np.mean, a, dtype))
+    along = Along(a, axis, keepdims, lambda: _result_dtype(np.mean, a, dtype))
     return along.finish(_total(along, along.dtype, reproducible) / along.count)
 
 
@@ -181,7 +173,7 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     NumPy scalar, or DistArray
         As `sum`; real.
     """
-    along = _Along(a, axis, keepdims, lambda: _numpys_dtype(_norm, a.dtype, None))
+    along = Along(a, axis, keepdims, lambda: _numpys_dtype(_norm, a.dtype, None))
     kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
 
     if reproducible and not along.kept and exact.side_by_side(a.local):
@@ -246,7 +238,7 @@ def prod(a: DistArray, axis: Axis = None, dtype: DTypeLike | None = None, *, kee
     The product of each block, multiplied in the order of the ranks: the last bits of floating-point results depend on
     the decomposition.
     """
-    along = _Along(a, axis, keepdims, lambda: _result_dtype(np.prod, a, dtype))
+    along = Along(a, axis, keepdims, lambda: _result_dtype(np.prod, a, dtype))
     return along.finish(along.reduce(lambda x, **over: np.prod(x, dtype=along.dtype, **over), np.multiply))
 
 
@@ -259,7 +251,7 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     ValueError
         There is no cell to choose from.
     """
-    along = _Along(a, axis, keepdims, lambda: a.dtype, some="min")
+    along = Along(a, axis, keepdims, lambda: a.dtype, some="min")
     start = _limit(a.dtype, largest=True)
     return along.finish(along.reduce(np.min, np.minimum, start))
 
@@ -267,7 +259,7 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
 @_reduction
 def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The largest cell, or NaN where there is one. Collective. Parameters and result: see `sum`; errors: see `min`."""
-    along = _Along(a, axis, keepdims, lambda: a.dtype, some="max")
+    along = Along(a, axis, keepdims, lambda: a.dtype, some="max")
     start = _limit(a.dtype, largest=False)
     return along.finish(along.reduce(np.max, np.maximum, start))
 
@@ -275,21 +267,21 @@ def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
 @_reduction
 def any(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Whether a cell is not zero. Collective. Parameters and result: see `sum`."""
-    along = _Along(a, axis, keepdims, lambda: np.dtype(bool))
+    along = Along(a, axis, keepdims, lambda: np.dtype(bool))
     return along.finish(along.reduce(np.any, np.logical_or))
 
 
 @_reduction
 def all(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Whether no cell is zero. Collective. Parameters and result: see `sum`."""
-    along = _Along(a, axis, keepdims, lambda: np.dtype(bool))
+    along = Along(a, axis, keepdims, lambda: np.dtype(bool))
     return along.finish(along.reduce(np.all, np.logical_and))
 
 
 @_reduction
 def count_nonzero(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The number of cells that are not zero, as int64. Collective. Parameters and result: see `sum`."""
-    along = _Along(a, axis, keepdims, lambda: np.dtype(np.int64))
+    along = Along(a, axis, keepdims, lambda: np.dtype(np.int64))
     return along.finish(along.reduce(lambda x, **over: np.sum(x != 0, dtype=np.int64, **over), np.add))
 
 
@@ -328,144 +320,7 @@ class Reductions:
     argmin, argmax, dot = argmin, argmax, dot
 
 
-class _Along:
-    """One reduction of one array: which axes, where the result lies, and how partial results come together.
-
-    Making it, `reduce`, `exact` and `finish` are collective. Each rank makes a partial result of its block, of length 1
-    on the reduced axes; these go to the owners of the result, or to everybody if all axes are reduced.
-
-    `dtype` may refuse: it is called where all ranks learn of it. `some` names a function that needs cells to choose
-    from. `several`: whether `axis` may be a sequence.
-    """
-
-    def __init__(
-        self,
-        a: DistArray,
-        axis: Axis,
-        keepdims: bool,
-        dtype: Callable[[], np.dtype],
-        some: str = "",
-        several: bool = True,
-    ) -> None:
-        self.array, self.keepdims = a, keepdims
-        cut = a.decomposition
-        with agree(a.topology.private):
-            self.axes = _axes(axis, a.ndim, several)
-            self.dtype = number_dtype(dtype())
-            self.count = math.prod(a.shape[d] for d in self.axes)
-            if some and not self.count:
-                raise ValueError(f"{some} of an array of shape {a.shape} has no cells to choose from")
-        self.narrow = self.dtype.char not in "dD"
-        self.kept = [d for d in range(a.ndim) if d not in self.axes]
-        self.counts = tuple(cut.dims[d] for d in self.axes)
-        self.moves = bool(self.kept) and builtins.max(self.counts, default=1) > 1
-
-    @functools.cached_property
-    def cut(self) -> Decomposition:
-        """How the result is cut, with length 1 on the reduced axes."""
-        a, cut = self.array, self.array.decomposition
-        dims = list(cut.dims)
-        if self.moves:
-            grid = Decomposition.balanced([a.shape[d] for d in self.kept], cut.size).dims
-            dims = [1] * a.ndim
-            for d, p in zip(self.kept, grid, strict=True):
-                dims[d] = p
-        return Decomposition(tuple(n if d in self.kept else 1 for d, n in enumerate(a.shape)), tuple(dims))
-
-    def partial(self, function: Callable[..., Any], empty: Any = None) -> NDArray[Any]:
-        """``function(block, axis=..., keepdims=True)`` in host memory; of a block without cells, `empty` if given."""
-        block, device = self.array.local, self.array.device
-        if not block.size and empty is not None:
-            return np.full([1 if d in self.axes else n for d, n in enumerate(block.shape)], empty, self.array.dtype)
-        return np.asarray(device.to_host(function(block, axis=self.axes, keepdims=True)))
-
-    def reduce(self, partial: Callable[..., Any], combine: np.ufunc, empty: Any = None) -> NDArray[Any]:
-        """This rank's part of the result, if the partial ones are `partial`'s (see there)."""
-        total = self.gather(self.partial(partial, empty))
-        return combine.reduce(total, axis=self.axes, keepdims=True, dtype=total.dtype)
-
-    def exact(self, terms: exact.Terms, views: bool = False, odd: bool = False) -> NDArray[Any]:
-        """This rank's part of the sum of terms (see `mpihpc.exact`), added without rounding: float64 or complex128.
-
-        It is rounded to the nearest number, or (`odd`) so that it can be rounded once more: see `exact.narrowed`.
-        """
-        shape = self.array.box.shape
-        if self.kept:
-            sums = exact.lines(terms, shape, self.axes, views, not self.moves, odd, self.array.device)
-            parts = [self.round_lines(x, odd) if self.moves else x[0] for x in sums]
-        else:
-            return self.round_states(exact.total(terms, shape, views, self.array.device), odd)
-        return _joined(parts)
-
-    def round_states(self, states: NDArray[np.int64], odd: bool) -> NDArray[Any]:
-        """The sum over all ranks, from the states of the components of theirs. Collective."""
-        self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
-        return _joined([np.full((1,) * self.array.ndim, _core.sum_round(state, odd)) for state in states])
-
-    def round_lines(self, sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
-        """This rank's part of the result, from the numbers that add up to the sums of its block. Collective."""
-        most: int = self.array.topology.private.allreduce(len(sums), op=MPI.MAX)
-        packed = np.zeros((*sums.shape[1:], most))
-        packed[..., : len(sums)] = np.moveaxis(sums, 0, -1)
-        found = self.gather(packed.view(np.dtype((np.void, 8 * most)))[..., 0])
-        numbers = found.view(float).reshape(*found.shape, most)
-        # The numbers of all ranks along the reduced axes, one after the other.
-        front = np.moveaxis(numbers, (-1, *self.axes), range(1 + len(self.axes)))
-        here = (1 if d in self.axes else n for d, n in enumerate(found.shape))
-        return exact.rounded(front.reshape(most * math.prod(self.counts), *here), odd)
-
-    def gather(self, partial: NDArray[Any]) -> NDArray[Any]:
-        """All partial results along the reduced axes, for this rank's part of the result. Collective."""
-        a, cut = self.array, self.array.decomposition
-        if not self.kept:
-            found = np.empty((cut.size, 1), partial.dtype)
-            a.topology.private.Allgather(_flat_bytes(partial), _flat_bytes(found))
-            return found.reshape(cut.dims)
-        if not self.moves:
-            return partial
-        shape = list(a.shape)
-        start = list(a.box.start)
-        for d, p in zip(self.axes, self.counts, strict=True):
-            shape[d], start[d] = p, cut.coords(a.topology.rank)[d]
-        need = Gathered(self.cut, self.axes, self.counts)
-        box = need.box(a.topology.rank)
-        found = np.empty(box.shape, partial.dtype)
-        exchange = Transfer(Decomposition(tuple(shape), cut.dims), need).bind(
-            a.topology, partial.dtype, start, box.start
-        )
-        exchange(partial, found)
-        exchange.close()
-        return found
-
-    def finish(self, total: Any) -> Any:
-        """The result, of `dtype`, out of this rank's part of it, which has all axes."""
-        total = np.asarray(total)
-        if total.dtype != self.dtype:
-            with np.errstate(over="ignore"):
-                total = exact.narrowed(total, self.dtype)
-        if not self.kept and not self.keepdims:
-            return total.reshape(())[()]
-        cut = self.cut
-        if not self.keepdims:
-            cut = Decomposition(tuple(cut.shape[d] for d in self.kept), tuple(cut.dims[d] for d in self.kept))
-        elif not self.kept:
-            cut = Decomposition.balanced(cut.shape, cut.size)
-        new = self.array.__class__(cut, self.dtype, comm=self.array.comm, device=self.array.device)
-        if new.local.size:
-            new.local[...] = new.device.asarray(total.reshape(new.local.shape))
-        return new
-
-
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """The only part, or the complex numbers of two."""
-    if len(parts) == 1:
-        return parts[0]
-    both = np.empty(parts[0].shape, complex)
-    both.real, both.imag = parts
-    return both
-
-
-def _total(along: _Along, kind: np.dtype, reproducible: bool, odd: bool = False) -> NDArray[Any]:
+def _total(along: Along, kind: np.dtype, reproducible: bool, odd: bool = False) -> NDArray[Any]:
     """This rank's part of the sum of all cells, each converted to `kind` first."""
     a = along.array
     if not (reproducible and kind_of(kind) in "fc"):
@@ -485,7 +340,7 @@ def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, repr
             raise TypeError(f"ddof {ddof!r} is not a number")
         return _result_dtype(np.var, a, dtype)
 
-    along = _Along(a, axis, keepdims, check)
+    along = Along(a, axis, keepdims, check)
     wide = np.promote_types(a.dtype, "f8")
     centre = _total(along, wide, reproducible) / along.count
     centre = a.device.asarray(centre)
@@ -521,7 +376,7 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: they must be equal")
         return np.result_type(a.dtype, number_dtype(b.dtype))
 
-    along = _Along(a, axis, False, check, several=False)
+    along = Along(a, axis, False, check, several=False)
     kind = along.dtype
     y = local_part(b, a)
     if kind.kind == "b":
@@ -549,7 +404,7 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
 
 def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     """`argmin` or `argmax`, by its name."""
-    along = _Along(a, axis, keepdims, lambda: np.dtype(np.int64), some=name, several=False)
+    along = Along(a, axis, keepdims, lambda: np.dtype(np.int64), some=name, several=False)
     smallest = name == "argmin"
     pick, best = (np.min, np.minimum) if smallest else (np.max, np.maximum)
     here = np.empty(
@@ -577,16 +432,6 @@ def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
 
 def _norm(x: NDArray[Any], dtype: None) -> Any:
     return np.linalg.norm(x)
-
-
-def _axes(axis: Axis, ndim: int, several: bool) -> tuple[int, ...]:
-    """The axes to reduce, none of them negative, in order."""
-    if axis is None:
-        return tuple(range(ndim))
-    whole = isinstance(axis, int | np.integer)
-    if not whole and (not several or not isinstance(axis, Sequence)):
-        raise TypeError(f"axis {axis!r} is not a whole number" + (", nor a tuple of them" if several else ": give one"))
-    return tuple(sorted(normalize_axis_tuple(axis, ndim)))
 
 
 def _result_dtype(function: Callable[..., Any], a: DistArray, dtype: DTypeLike | None) -> np.dtype:
@@ -619,7 +464,3 @@ def _parts(x: NDArray[Any]) -> list[NDArray[Any]]:
 
 def _square(x: NDArray[Any]) -> NDArray[Any]:
     return x.real**2 + x.imag**2 if x.dtype.kind == "c" else x * x
-
-
-def _flat_bytes(x: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
