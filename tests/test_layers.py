@@ -8,7 +8,7 @@ import mpihpc
 FLOORS = [
     ("machine", ["kernels", "core.device", "core.gpu", "core.staging", "core.failure", "core.watchdog", "_core"]),
     ("geometry", ["core.decomposition", "core.projection", "core.topology"]),
-    ("movement", ["core.transfer", "core.halo"]),
+    ("movement", ["core.sharing", "core.transfer", "core.halo"]),
     ("array", ["array", "creation", "along", "arithmetic", "dtypes", "exact", "reductions"]),
     ("user modules", ["io", "linalg", "stencil", "ndimage", "chunks"]),
     (

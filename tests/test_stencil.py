@@ -200,8 +200,8 @@ def kept_rates(folder, comm):
     return folder / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
 
 
-NO_RATES = [None, "", "[1, 2]", "[[1, 2]]", '{"%s messages": 1}', '{"%s messages": [0]}', '{"%s messages": [NaN]}']
-NO_RATES += ['{"%s messages": [1e-11], "x": "y"}', '{"%s messages": [1e-6]}']
+NO_RATES = [None, "", "[1, 2]", "[[1, 2]]", '{"%s exchanges": 1}', '{"%s exchanges": [0]}', '{"%s exchanges": [NaN]}']
+NO_RATES += ['{"%s exchanges": [1e-11], "x": "y"}', '{"%s exchanges": [1e-6]}']
 
 
 @pytest.mark.parametrize("content", NO_RATES)
@@ -220,7 +220,7 @@ def test_rates_are_measured_where_none_are_kept(comm, shared_tmp_path, monkeypat
     assert 0 < found.latency < 1 and 0 <= found.seconds_per_byte < 1e-4 and 0 <= found.exposed <= 1
     if comm.rank == 0:
         kept = json.loads(file.read_text())
-        assert sum(name.startswith(key) for name in kept) == 2 and kept[f"{key} messages"][0] == found.latency
+        assert sum(name.startswith(key) for name in kept) == 2 and kept[f"{key} exchanges"][0] == found.latency
     assert rates.measured(Topology.of(comm), 1, step) == found
 
 
@@ -262,7 +262,7 @@ def test_the_model_fuses_steps_of_large_blocks(comm, shared_tmp_path, monkeypatc
     if comm.rank == 0:
         file.parent.mkdir()
         known = {
-            "messages": [5e-6, 2e-10, 1],
+            "exchanges": [5e-6, 2e-10, 1],
             rates.name_of(step): [1.5e-10 + 5e-10 / k for k in rates.CANDIDATES],
         }
         file.write_text(json.dumps({f"{key} {name}": values for name, values in known.items()}))

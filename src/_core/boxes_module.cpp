@@ -14,6 +14,7 @@ using namespace nb::literals;
 namespace {
 
 constexpr int64_t SHORT = 8;  // cells of a row that it does not pay to copy as such
+constexpr int64_t PIECE = 64;  // bytes that are copied together
 
 using Axes = std::vector<std::pair<int64_t, int64_t>>;  // a box: first and end on each axis
 
@@ -28,8 +29,15 @@ void copy_items(char *to, const char *from, int64_t n, int64_t to_stride, int64_
     for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * to_stride, from + i * from_stride, SIZE);
 }
 
+// Not by one memcpy: for rows of 1 KiB that have left the caches glibc's takes twice as long (2.36, AMD Zen 5).
+void copy_bytes(char *to, const char *from, int64_t n) {
+    int64_t i = 0;
+    for (; i + PIECE <= n; i += PIECE) std::memcpy(to + i, from + i, PIECE);
+    std::memcpy(to + i, from + i, std::size_t(n - i));
+}
+
 void copy_line(char *to, const char *from, int64_t n, int64_t a, int64_t b, int64_t size) {
-    if (a == size && b == size) std::memcpy(to, from, std::size_t(n * size));
+    if (a == size && b == size) copy_bytes(to, from, n * size);
     else if (size == 1) copy_items<1>(to, from, n, a, b);
     else if (size == 2) copy_items<2>(to, from, n, a, b);
     else if (size == 4) copy_items<4>(to, from, n, a, b);

@@ -8,9 +8,8 @@ anybody, which boxes go where. `Transfer.bind` gives it buffers and persistent r
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,15 +18,17 @@ from mpi4py import MPI
 
 from mpihpc.core.decomposition import Box, Layout, Part
 from mpihpc.core.device import CPU, Device
+from mpihpc.core.sharing import Rows, share
 from mpihpc.core.topology import Topology
 
 # MPI counts are C ints in most libraries, so a long message is counted in units of this many bytes.
 _UNIT = 1 << 20
 _MAX_COUNT = (1 << 31) - 1
 
-# Bytes of a message that leaves from where it lies, if it does so again and again: MPI then moves it through a cache,
-# piece by piece. Packing it into a row means to go through memory twice more. Small ones it does not go through memory.
-_LARGE = 1 << 19
+# Ranks of a node read messages of so many bytes where they were packed, from this turn of a halo exchange on. MPI would
+# copy them twice more, and take twice as long, cold or not; to make such memory takes as long as some ten turns save.
+_LARGE = 1 << 12
+_OFTEN = 12
 
 _Request = TypeVar("_Request", bound=MPI.Request)
 
@@ -160,44 +161,63 @@ class Exchange:
         device: Device,
         in_place: bool,
     ) -> None:
-        size, tag = np.dtype(dtype).itemsize, topology.next_tag()
+        self._schedule, self._comm, self._tag = schedule, topology.private, topology.next_tag()
+        self._origins = source_origin, target_origin
+        self._device, self._dtype, self._size = device, dtype, np.dtype(dtype).itemsize
         self.messages = len(schedule.sends)
-        self.bytes = schedule.cells_sent * size
-        self._sent = self.messages, schedule.cells_sent, size
-        self._received = len(schedule.receives), schedule.cells_received, size
-        self._device = device
+        self.bytes = schedule.cells_sent * self._size
+        self._sent = self.messages, schedule.cells_sent, self._size
+        self._received = len(schedule.receives), schedule.cells_received, self._size
+        self._stay = self._boxes([a for a, _ in schedule.copies], source_origin)
+        self._land = self._boxes([b for _, b in schedule.copies], target_origin)
         self._requests: list[MPI.Prequest] = []
-        self._posted = True
-        # Messages that go without a buffer: how, to or from whom, which boxes, and the datatype of these in an array.
-        self._bare: list[tuple[Callable[..., MPI.Request], int, list[tuple[slice, ...]]]] = []
-        self._types: list[MPI.Datatype] = []
-        self._strides: tuple[int, ...] = ()
-        self._going: list[MPI.Request] = []
+        self._free = weakref.finalize(self, _free, self._requests)
+        self._turn, self._posted = 0, True
+        self._share_at = _OFTEN if in_place and device is CPU else -1
+        self._connect({}, {})
 
-        def boxes(boxes: Iterable[Box], origin: Sequence[int] | None) -> Any:
-            where = [[(s.start, s.stop) for s in box.slices(origin)] for box in boxes]
-            return device.kernels.Boxes(where, len(where[0]), dtype) if where else None
+    def _boxes(self, boxes: Iterable[Box], origin: Sequence[int] | None) -> Any:
+        """What moves boxes of a local array whose first cell is `origin`; None for no boxes."""
+        where = [[(s.start, s.stop) for s in box.slices(origin)] for box in boxes]
+        return self._device.kernels.Boxes(where, len(where[0]), self._dtype) if where else None
 
-        def mail(messages: list[Message], origin: Sequence[int] | None, post: Any, post_once: Any) -> Any:
-            """One row of bytes for all messages, one behind the other, and a request for each."""
-            large = [m for m in messages if in_place and device is CPU and m.cells * size >= _LARGE]
-            for message in large:
-                where = [box.slices(origin) for box in message.boxes]
-                self._bare.append((partial(post_once, tag=tag), message.peer, where))
-            messages = [m for m in messages if m not in large]
-            here, mail = device.mailbox(sum(message.cells for message in messages) * size)
-            ends = np.cumsum([0, *(message.cells * size for message in messages)]).tolist()
-            for message, (first, end) in zip(messages, pairwise(ends), strict=True):
-                self._requests.append(_post(post, mail[first:end], message.peer, tag))
-            return boxes([box for message in messages for box in message.boxes], origin), here, mail
+    def _connect(self, mine: Mapping[int, Rows], theirs: Mapping[int, Rows]) -> None:
+        """Make buffers and requests; of messages to and from some peers, the rows are there, and both see them."""
+        heard = mine.keys() | theirs.keys()
 
-        comm = topology.private
-        self._stay = boxes([a for a, _ in schedule.copies], source_origin)
-        self._land = boxes([b for _, b in schedule.copies], target_origin)
-        self._unpack, self._arrived, self._arriving = mail(schedule.receives, target_origin, comm.Recv_init, comm.Irecv)
-        self._pack, self._packed, self._leaving = mail(schedule.sends, source_origin, comm.Send_init, comm.Isend)
-        self._size = size
-        self._free = weakref.finalize(self, _free, self._requests, self._types)
+        def mail(messages: list[Message], shared: Mapping[int, Rows], origin: Sequence[int] | None, post: Any) -> Any:
+            """Which boxes go to which bytes, in even turns and in odd ones; and a request for each message.
+
+            Those that MPI carries lie one behind the other in one row. Of the others it carries only that they are
+            there, and the other way, if nothing else goes there, that the peer has got so far.
+            """
+            carried = [message for message in messages if message.peer not in shared]
+            here, mail = self._device.mailbox(sum(message.cells for message in carried) * self._size)
+            ends = np.cumsum([0, *(message.cells * self._size for message in carried)]).tolist()
+            for message, (first, end) in zip(carried, pairwise(ends), strict=True):
+                self._requests.append(_post(post, mail[first:end], message.peer, self._tag))
+            for peer in sorted(heard - {message.peer for message in carried}):
+                self._requests.append(post([mail[:0], MPI.BYTE], peer, self._tag))
+            moves = [(self._boxes([box for m in carried for box in m.boxes], origin), (here, here))]
+            moves += [(self._boxes(m.boxes, origin), shared[m.peer]) for m in messages if m.peer in shared]
+            return [move for move in moves if move[0]], here, mail
+
+        _free(self._requests)
+        here, there = self._origins
+        self._unpacks, self._arrived, self._arriving = mail(
+            self._schedule.receives, theirs, there, self._comm.Recv_init
+        )
+        self._packs, self._packed, self._leaving = mail(self._schedule.sends, mine, here, self._comm.Send_init)
+
+    def _share(self) -> None:
+        """From now on, let peers on the same node read large messages where they were packed. Collective."""
+
+        def large(messages: list[Message]) -> dict[int, int]:
+            return {m.peer: m.cells * self._size for m in messages if m.cells * self._size >= _LARGE}
+
+        mine, theirs = share(self._comm, self._tag, large(self._schedule.sends), large(self._schedule.receives))
+        if mine or theirs:
+            self._connect(mine, theirs)
 
     def start(self, source: Any) -> None:
         """Send what others need of `source`, and begin to receive.
@@ -205,27 +225,16 @@ class Exchange:
         `source` must not change before `finish`. On a GPU this does not wait for what packs the messages, and they
         leave at the first call of `progress` or `finish`.
         """
-        if self._bare:
-            self._post_bare(source)
-        if self._pack:
-            self._pack.pack(source, self._packed)
+        self._turn += 1
+        if self._turn == self._share_at:
+            self._share()
+        for boxes, rows in self._packs:
+            boxes.pack(source, rows[self._turn % 2])
+        if self._packs:
             self._device.post(self._packed, self._leaving)
         self._posted = False
         if self._device is CPU:
             self._send()
-
-    def _post_bare(self, array: np.ndarray) -> None:
-        """Send out of the array, and receive into it."""
-        if array.strides != self._strides:
-            for one in self._types:
-                one.Free()
-            self._types[:] = [boxes_type(where, array.strides, self._size) for _, _, where in self._bare]
-            self._strides = array.strides
-        last = sum((n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True))
-        memory = MPI.memory.fromaddress(array.ctypes.data, last + self._size)
-        self._going = [
-            post([memory, 1, kind], peer) for (post, peer, _), kind in zip(self._bare, self._types, strict=True)
-        ]
 
     def _send(self) -> None:
         sent.add(*self._sent)
@@ -241,7 +250,6 @@ class Exchange:
             self._send()
         else:
             MPI.Prequest.Testall(self._requests)
-            MPI.Request.Testall(self._going)
 
     def finish(self, source: Any, target: Any) -> None:
         """Wait, and put everything into its place in `target`. What stays on the rank is copied from `source`."""
@@ -250,10 +258,10 @@ class Exchange:
         if self._stay:
             self._stay.copy(source, self._land, target)
         MPI.Prequest.Waitall(self._requests)
-        MPI.Request.Waitall(self._going)
-        if self._unpack:
+        if self._unpacks:
             self._device.fetch(self._arriving, self._arrived)
-            self._unpack.unpack(self._arrived, target)
+        for boxes, rows in self._unpacks:
+            boxes.unpack(rows[self._turn % 2], target)
 
     def __call__(self, source: Any, target: Any) -> None:
         """Carry it out from begin to end. Collective."""
@@ -381,30 +389,8 @@ def _post(post: Callable[..., _Request], row: Any, peer: int, tag: int) -> _Requ
         units.Free()
 
 
-def boxes_type(boxes: Sequence[Sequence[slice]], strides: Sequence[int], itemsize: int) -> MPI.Datatype:
-    """Boxes of an array as an MPI datatype, to be used at its first cell, and to be freed.
-
-    Made of vectors of vectors: `Create_subarray` would take no axes of 2**31 cells, and no strides.
-    """
-    kinds, places = [], []
-    for box in boxes:
-        kind, width = MPI.BYTE.Create_contiguous(itemsize), itemsize
-        for at, stride in zip(reversed(box), reversed(strides), strict=True):
-            inner, n = kind, at.stop - at.start
-            kind = kind.Create_contiguous(n) if stride == width else kind.Create_hvector(n, 1, stride)
-            inner.Free()
-            width = width * n if stride == width else 0
-        kinds.append(kind)
-        places.append(sum(at.start * stride for at, stride in zip(box, strides, strict=True)))
-    whole = MPI.Datatype.Create_struct([1] * len(kinds), places, kinds).Commit()
-    for kind in kinds:
-        kind.Free()
-    return whole
-
-
-def _free(requests: list[MPI.Prequest], types: list[MPI.Datatype]) -> None:
+def _free(requests: list[MPI.Prequest]) -> None:
     if not MPI.Is_finalized():
         for request in requests:
             request.Free()
-        for kind in types:
-            kind.Free()
+    requests.clear()

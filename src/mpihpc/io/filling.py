@@ -29,7 +29,7 @@ from mpihpc.core.decomposition import Box, Chunks
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
 from mpihpc.core.staging import download, slab_cells
-from mpihpc.core.transfer import Transfer, boxes_type
+from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
 from mpihpc.io.hdf5 import h5py
 
@@ -188,7 +188,7 @@ def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray
             with _noted(failures):
                 for around in (stretch, sheet.around):
                     strides = [math.prod(around.shape[d + 1 :]) * itemsize for d in range(len(around.shape))]
-                    types.append(boxes_type([sheet.box.slices(around.start)], strides, itemsize))
+                    types.append(_box_type(sheet.box.slices(around.start), strides, itemsize))
         there, here = types or (MPI.BYTE, MPI.BYTE)
         with _noted(failures):
             handle.Set_view(offset, MPI.BYTE, there, "native")
@@ -200,6 +200,23 @@ def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray
     handle.Close()
     if failures:
         raise failures[0]
+
+
+def _box_type(box: Sequence[slice], strides: Sequence[int], itemsize: int) -> MPI.Datatype:
+    """A box of an array as an MPI datatype, to be used at its first cell, and to be freed.
+
+    Vectors of vectors: `Create_subarray` would take no axes of 2**31 cells.
+    """
+    kind, width = MPI.BYTE.Create_contiguous(itemsize), itemsize
+    for at, stride in zip(reversed(box), reversed(strides), strict=True):
+        inner, n = kind, at.stop - at.start
+        kind = kind.Create_contiguous(n) if stride == width else kind.Create_hvector(n, 1, stride)
+        inner.Free()
+        width = width * n if stride == width else 0
+    place = sum(at.start * stride for at, stride in zip(box, strides, strict=True))
+    whole = MPI.Datatype.Create_struct([1], [place], [kind]).Commit()
+    kind.Free()
+    return whole
 
 
 def _in_rounds(array: DistArray, boxes: list[list[Box]]) -> list[list[Box]]:

@@ -1,0 +1,144 @@
+"""Memory that ranks of a node share: what is read is what was packed, in every turn, and without it nothing changes."""
+
+import gc
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpihpc.core import sharing, transfer
+from mpihpc.core.decomposition import Decomposition
+from mpihpc.core.halo import Halo
+from mpihpc.core.sharing import share
+from mpihpc.core.topology import Topology
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memory without a name")
+
+
+def ring(comm):
+    """Bytes to the next two ranks, and from the last two, other than to oneself."""
+    ahead = {(comm.rank + n) % comm.size: 1000 * n for n in (1, 2)}
+    behind = {(comm.rank - n) % comm.size: 1000 * n for n in (1, 2)}
+    ahead.pop(comm.rank, None)
+    behind.pop(comm.rank, None)
+    return ahead, behind
+
+
+def test_what_one_writes_the_other_reads(comm, verdict):
+    leaving, arriving = ring(comm)
+    if comm.size == 2:  # the next but one is oneself
+        leaving = arriving = {1 - comm.rank: 1000}
+    mine, theirs = share(comm, 7, leaving, arriving)
+    for peer, rows in mine.items():
+        for turn, row in enumerate(rows):
+            row[:] = (16 * comm.rank + peer + turn) % 256
+    comm.Barrier()
+    with verdict(comm):
+        assert mine.keys() == leaving.keys() and theirs.keys() == arriving.keys()
+        for peer, rows in theirs.items():
+            for turn, row in enumerate(rows):
+                assert row.shape == (arriving[peer],)
+                assert (row == (16 * peer + comm.rank + turn) % 256).all()
+                assert not row.flags.writeable and row.ctypes.data % 64 == 0
+
+
+def no_memory(name):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("missing", ["memory", "sight"])
+def test_a_rank_that_cannot_share_goes_on_with_messages(comm, verdict, missing, monkeypatch):
+    """Rank 0 has no memory to give, or does not find that of others, as if it were on another node."""
+    if comm.rank == 0 and missing == "memory":
+        monkeypatch.setattr(os, "memfd_create", no_memory)
+    if comm.rank == 0 and missing == "sight":
+        monkeypatch.setattr(os, "readlink", lambda path: "/another/file")
+    leaving, arriving = ring(comm)
+    if comm.size == 2:
+        leaving = arriving = {1 - comm.rank: 1000}
+    mine, theirs = share(comm, 7, leaving, arriving)
+    with verdict(comm):
+        gives = comm.rank != 0 or missing != "memory"
+        assert set(mine) == {peer for peer in leaving if gives and not (missing == "sight" and peer == 0)}
+        gets = comm.rank != 0 or missing != "sight"
+        assert set(theirs) == {peer for peer in arriving if gets and not (missing == "memory" and peer == 0)}
+    monkeypatch.setattr(transfer, "_LARGE", 1)
+    monkeypatch.setattr(transfer, "_OFTEN", 1)
+    turns(comm, verdict, ((2, 1), (0, 0)), "wrap", 5)
+
+
+def turns(comm, verdict, width, mode, count, seed=0):
+    """So many exchanges of numbers that tell rank, cell and turn, by ranks that take their time."""
+    dawdle = random.Random(seed * comm.size + comm.rank)
+    n, (before, after) = 3 * comm.size, width[0]
+    cut = Decomposition((n, 5), (comm.size, 1))
+    halo = Halo(cut, Topology.of(comm), width, np.dtype(float), mode)
+    box = cut.box(comm.rank)
+    rows = np.arange(box.start[0] - before, box.stop[0] + after)
+    inside = {"wrap": rows % n, "nearest": rows.clip(0, n - 1)}[mode]
+    wrong = []
+    for turn in range(count):
+        padded = np.full((len(rows), 5), -1.0)
+        padded[before : before + 3] = np.arange(box.start[0], box.stop[0])[:, None] + 1000 * turn
+        time.sleep(dawdle.choice((0, 0, 0.001)))
+        halo.start(padded)
+        time.sleep(dawdle.choice((0, 0, 0.001)))
+        halo.finish(padded)
+        if not (padded == inside[:, None] + 1000 * turn).all():
+            wrong.append(turn)
+    with verdict(comm):
+        assert wrong == []
+
+
+@pytest.mark.parametrize("mode", ["wrap", "nearest"])
+@pytest.mark.parametrize("width", [(1, 1), (2, 0), (0, 3), (3, 2), (4, 4)])
+def test_no_turn_brings_the_numbers_of_another(comm, verdict, width, mode, monkeypatch):
+    """Also where nobody answers, as only one side has a halo; and deeper than a block."""
+    monkeypatch.setattr(transfer, "_LARGE", 1)
+    monkeypatch.setattr(transfer, "_OFTEN", 3)
+    turns(comm, verdict, (width, (0, 0)), mode, 25)
+
+
+@pytest.mark.parametrize("large", [100, 200])
+def test_small_messages_beside_large_ones(comm, verdict, large, monkeypatch):
+    """One way the message is large, and the other way it is small."""
+    monkeypatch.setattr(transfer, "_LARGE", large)
+    monkeypatch.setattr(transfer, "_OFTEN", 1)
+    turns(comm, verdict, ((3, 1), (0, 0)), "wrap", 25, seed=1)
+
+
+def test_memory_goes_with_the_plan(comm, verdict, monkeypatch):
+    monkeypatch.setattr(transfer, "_OFTEN", 2)
+    cut = Decomposition((2 * comm.size, 4096), (comm.size, 1))
+    halo = Halo(cut, Topology.of(comm), ((1, 1), (0, 0)), np.dtype(float), "wrap")
+    padded = np.zeros((4, 4096))
+
+    def mapped():
+        return Path("/proc/self/maps").read_text().count("/memfd:mpihpc-")
+
+    gc.collect()
+    before, files = mapped(), len(os.listdir("/proc/self/fd"))
+    halo.exchange(padded)
+    once = mapped()
+    halo.exchange(padded)
+    more = mapped()
+    del halo
+    gc.collect()
+    after = mapped()
+    with verdict(comm):
+        peers = len({(comm.rank + n) % comm.size for n in (-1, 1)} - {comm.rank})
+        assert once == before and more == before + peers + (peers > 0)
+        assert after == before
+        assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_another_file_is_not_taken_for_it():
+    """A process of another node may have the same number, and a pipe open under the same number."""
+    reading, writing = os.pipe()
+    for path in (f"/proc/{os.getpid()}/fd/{reading}", f"/proc/{1 << 30}/fd/3"):
+        assert sharing._find(sharing._Offer(path, "mpihpc-0", 4096, (0, 64)), 64) is None
+    os.close(reading)
+    os.close(writing)
