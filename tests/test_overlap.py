@@ -120,7 +120,7 @@ def test_the_model_overlaps_where_it_pays(comm, shared_tmp_path, monkeypatch):
         if comm.rank == 0:
             (folder / "mpihpc").mkdir(parents=True)
             known = {
-                "messages": network,
+                "exchanges": network,
                 name_of(step): [1.5e-10 + 5e-10 / k for k in CANDIDATES],
             }
             known = {f"{key} {name}": values for name, values in known.items()}
