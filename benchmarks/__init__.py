@@ -27,6 +27,10 @@ SINGLE_NODE = {  # Open MPI 4 reads the OMPI_ names, 5 the PRTE_ ones too; other
 }
 
 
+REST = 0.03
+"""Seconds of sleep before each turn: threads of OpenMP go on turning for milliseconds after their last work."""
+
+
 def launch(module: str, ranks: int) -> None:
     """Become ``mpirun -n ranks python -m module ...``, unless a launcher has started this process already.
 
@@ -55,6 +59,7 @@ def machine() -> dict[str, object]:
 
 def on_all(comm: MPI.Intracomm, work: Callable[[], object]) -> float:
     """Seconds that the slowest rank takes when all begin together. Collective."""
+    time.sleep(REST)
     comm.Barrier()
     begin = time.perf_counter()
     work()
@@ -66,6 +71,7 @@ def on_first(comm: MPI.Intracomm, work: Callable[[], object]) -> float:
 
     Collective.
     """
+    time.sleep(REST)
     begin = time.perf_counter()
     if comm.rank == 0:
         work()

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import median, quantiles
 
 import numpy as np
 from mpi4py import MPI
@@ -82,6 +82,7 @@ class Result:
     seconds_least: dict[str, float]  # far below the median: the machine was busy
     GB_per_s: dict[str, float]
     to_copy: dict[str, float]  # how many times faster than the copy loop
+    to_threads: list[float]  # how many times faster ranks are than as many threads: quartiles of the rounds
     bytes_sent: list[int]  # by each rank, in one exchange of fused steps
     messages_sent: list[int]
     differences: dict[str, float]  # of the peers, after STEPS steps, relative
@@ -184,6 +185,7 @@ def measure(comm: MPI.Intracomm, case: Case, rounds: int) -> Result:
             if turn >= 0:  # the first round warms up
                 times[name].append(taken)
     seconds = {name: median(values) for name, values in times.items()}
+    ratios = [a / b for a, b in zip(times[f"fused, {comm.size} threads"], times[label], strict=True)]
     return Result(
         case=case,
         taps=len(taps.weights),
@@ -194,6 +196,7 @@ def measure(comm: MPI.Intracomm, case: Case, rounds: int) -> Result:
         seconds_least={name: min(values) for name, values in times.items()},
         GB_per_s={name: 2e-9 * u.nbytes / s for name, s in seconds.items()},
         to_copy={name: seconds["copy loop"] / s for name, s in seconds.items()},
+        to_threads=quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3,
         bytes_sent=comm.allgather(plan.stencil.halo.bytes),
         messages_sent=comm.allgather(plan.stencil.halo.messages),
         differences=comm.bcast(differences),
@@ -219,7 +222,10 @@ def table(result: Result) -> str:
             f"{name:24}{s:10.5f}{result.GB_per_s[name]:8.2f}{result.to_copy[name]:8.2f}{slowest / s:11.1f}{many}"
         )
     sent = f"{max(result.bytes_sent):,} bytes in {max(result.messages_sent)} message(s)"
-    return "\n".join([*lines, f"in each exchange of fused steps, a rank sends at most {sent}"])
+    lines.append(f"in each exchange of fused steps, a rank sends at most {sent}")
+    low, middle, high = result.to_threads
+    lines.append(f"ranks over threads, round by round: {middle:.3f} ({low:.3f} to {high:.3f} in half of the rounds)")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +28,8 @@ from mpihpc.stencil.taps import Taps
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
 SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 256)}  # blocks of 8-byte cells
 _MOST_TAPS = 1 << 29  # cells times taps of a step of it
-_HOPELESS = 1.2  # times the least: more steps at once will not help either
-_TURNS = 4
+_HOPELESS, _UNLIKELY = 1.8, 1.1  # times the least: at the first turn, and later
+_TURNS = 5
 
 
 class Rates(NamedTuple):
@@ -113,21 +114,25 @@ def sample(step: Step) -> tuple[int, ...]:
 def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
     """Seconds per cell of a step, for each number of steps at once. Collective.
 
-    They take turns, so that what disturbs the machine for a moment disturbs all of them, and the least time counts.
+    They take turns, so that what disturbs the machine for a moment disturbs all of them. The median counts: where
+    memory is busy now and then, few steps at once suffer most, and the least time would not show it.
     """
     private, shape = topology.private, sample(step)
     work = _block(step, shape, threads)
-    found = [math.inf] * len(CANDIDATES)
+    times: list[list[float]] = [[] for _ in CANDIDATES]
     for turn in range(_TURNS):
         for n, steps in enumerate(CANDIDATES):
-            before = found[n - 1] if n else 0.0
-            if before > (_HOPELESS if turn else 1.5 * _HOPELESS) * min(found[:n], default=math.inf):
-                found[n] = min(found[n], before)
+            least = min((min(found) for found in times if found), default=math.inf)
+            # The first time, more steps than too many; later, all that cannot win.
+            slow = times[n if turn else max(0, n - 1)]
+            if slow and min(slow) > (_UNLIKELY if turn else _HOPELESS) * least:
+                times[n] = times[n] or slow
                 continue
             private.Barrier()
-            seconds = private.allreduce(_least(partial(work, steps), 1), op=MPI.MAX)
-            found[n] = min(found[n], seconds / (steps * math.prod(shape)))
-    return found
+            # Twice: after another number of steps the first time takes up to 10 % longer.
+            seconds = private.allreduce(_least(partial(work, steps), 2), op=MPI.MAX)
+            times[n].append(seconds / (steps * math.prod(shape)))
+    return [median(found) for found in times]
 
 
 def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], None]:
