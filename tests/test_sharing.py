@@ -110,6 +110,44 @@ def test_small_messages_beside_large_ones(comm, verdict, large, monkeypatch):
     turns(comm, verdict, ((3, 1), (0, 0)), "wrap", 25, seed=1)
 
 
+@pytest.mark.parametrize("refused", [0, 1, 2, 3, 4])
+def test_a_refused_array_spoils_no_turn(comm, verdict, refused, monkeypatch):
+    """One rank, or all, may try again with the right array: before there is such memory, when it is made, and after."""
+    monkeypatch.setattr(transfer, "_LARGE", 1)
+    monkeypatch.setattr(transfer, "_OFTEN", 2)
+    cut = Decomposition((2 * comm.size, 5), (comm.size, 1))
+    halo = Halo(cut, Topology.of(comm), ((1, 1), (0, 0)), np.dtype(float), "wrap")
+    before, after = ((comm.rank + n) % comm.size for n in (-1, 1))
+    wrong = []
+    for turn in range(9):
+        if comm.size > 1 and ((turn == refused and comm.rank == 0) or turn == refused + 1):
+            with pytest.raises((TypeError, ValueError)):
+                halo.start(np.zeros(7))
+        padded = np.full((4, 5), 100.0 * turn + comm.rank)
+        halo.start(padded)
+        time.sleep(0.001 * (comm.rank == 1))
+        halo.finish(padded)
+        if not ((padded[0] == 100 * turn + before).all() and (padded[-1] == 100 * turn + after).all()):
+            wrong.append(turn)
+    with verdict(comm):
+        assert wrong == []
+
+
+def test_plans_outlive_their_communicator(comm, verdict, monkeypatch):
+    monkeypatch.setattr(transfer, "_LARGE", 1)
+    monkeypatch.setattr(transfer, "_OFTEN", 2)
+    other = comm.Dup()
+    halo = Halo(Decomposition((2 * comm.size,), (comm.size,)), Topology.of(other), ((1, 1),), np.dtype(float), "wrap")
+    other.Free()
+    padded = np.empty(4)
+    with verdict(comm):
+        for turn in range(5):
+            padded[:] = comm.rank + turn
+            halo.exchange(padded)
+            assert padded[0] == (comm.rank - 1) % comm.size + turn
+            assert padded[-1] == (comm.rank + 1) % comm.size + turn
+
+
 def test_memory_goes_with_the_plan(comm, verdict, monkeypatch):
     monkeypatch.setattr(transfer, "_OFTEN", 2)
     cut = Decomposition((2 * comm.size, 4096), (comm.size, 1))
@@ -120,9 +158,9 @@ def test_memory_goes_with_the_plan(comm, verdict, monkeypatch):
         return Path("/proc/self/maps").read_text().count("/memfd:mpihpc-")
 
     gc.collect()
-    before, files = mapped(), len(os.listdir("/proc/self/fd"))
+    before = mapped()
     halo.exchange(padded)
-    once = mapped()
+    once, files = mapped(), len(os.listdir("/proc/self/fd"))
     halo.exchange(padded)
     more = mapped()
     del halo
@@ -139,6 +177,6 @@ def test_another_file_is_not_taken_for_it():
     """A process of another node may have the same number, and a pipe open under the same number."""
     reading, writing = os.pipe()
     for path in (f"/proc/{os.getpid()}/fd/{reading}", f"/proc/{1 << 30}/fd/3"):
-        assert sharing._find(sharing._Offer(path, "mpihpc-0", 4096, (0, 64)), 64) is None
+        assert sharing._find(sharing._Offer(path, "mpihpc-0", 0, 4096), 64) is None
     os.close(reading)
     os.close(writing)

@@ -135,7 +135,7 @@ class Halo:
         self._exchange.progress()
 
     def finish(self, padded: Any) -> None:
-        """Receive the halo and fill what lies beyond the array."""
+        """Receive the halo and fill what lies beyond the array. Collective: in one turn it waits for the neighbours."""
         self._exchange.finish(padded, padded)
         # Axis by axis over the full width, so that corners get the composition of two modes.
         for axis, target, source in self._fills:

@@ -20,12 +20,12 @@ Rows = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 class _Offer(NamedTuple):
-    """Where a rank finds the memory of another one, and in it the rows of a message."""
+    """Where a rank finds, in the memory of another one, the rows of a message."""
 
     path: str
     name: str
+    first: int
     nbytes: int
-    places: tuple[int, int]
 
 
 def share(
@@ -34,7 +34,8 @@ def share(
     """Rows for messages that this rank writes and others read, and the other way round. Collective among these ranks.
 
     Two rows for each message, so that nobody need say when it has read one: who has heard of a peer in the turn after
-    the one in which it wrote to a row knows that the peer has read it, for it reads before it begins anew.
+    the one in which it wrote to a row knows that the peer has read it, for it reads before it begins anew. So whoever
+    uses the rows leaves no turn out, and hears of each peer in every turn.
 
     Parameters
     ----------
@@ -48,59 +49,63 @@ def share(
     Returns
     -------
     mine, theirs : dict of int to Rows
-        By peer. Peers that do not see this rank's memory, as they are on another node, or whose memory it does not see,
-        are missing on both sides, and so are all if there is no memory.
+        By peer. Who does not see this rank's memory, as it is on another node or there is none, is missing in `mine`,
+        and this rank in its `theirs`.
 
     Notes
     -----
     The memory is a file without a name (``memfd_create``), which peers find among the open files of the process in
     /proc; so nothing is left behind however a process ends, and the size of /dev/shm does not matter. All of it is
-    reserved at once: to touch what is not there would end a process.
+    reserved at once: to touch what is not there would end a process. Each mapping keeps a file descriptor.
     """
+    lengths = {peer: 2 * _rounded(nbytes, _LINE) for peer, nbytes in leaving.items()}
+    ends = np.cumsum([0, *(_rounded(length, mmap.ALLOCATIONGRANULARITY) for length in lengths.values())]).tolist()
+    places = dict(zip(leaving, ends[:-1], strict=True))
     file, memory, name = -1, np.empty(0, np.uint8), f"mpihpc-{secrets.token_hex(8)}"
-    ends = np.cumsum([0, *(-(-n // _LINE) * _LINE for n in leaving.values() for _ in range(2))]).tolist()
-    places = {peer: (ends[2 * n], ends[2 * n + 1]) for n, peer in enumerate(leaving)}
-    if leaving and hasattr(os, "memfd_create"):
-        with contextlib.suppress(OSError):
-            file = os.memfd_create(name)
-            os.posix_fallocate(file, 0, ends[-1])
-            memory = _mapped(file, ends[-1], mmap.PROT_READ | mmap.PROT_WRITE)
-    sends = []
-    for peer in leaving:
-        offer = _Offer(f"/proc/{os.getpid()}/fd/{file}", name, ends[-1], places[peer]) if memory.size else None
-        sends.append(comm.isend(offer, peer, tag))
-    theirs = {}
-    for peer, nbytes in arriving.items():
-        offer = comm.recv(source=peer, tag=tag)
-        if offer and (rows := _find(offer, nbytes)):
-            theirs[peer] = rows
-        sends.append(comm.isend(peer in theirs, peer, tag))
-    seen = [peer for peer in leaving if comm.recv(source=peer, tag=tag)]
-    MPI.Request.waitall(sends)
-    if file >= 0:
-        os.close(file)
-    return {peer: _rows(memory, places[peer], leaving[peer]) for peer in seen}, theirs
-
-
-def _find(offer: _Offer, nbytes: int) -> Rows | None:
-    """The rows that another process offers, if this one sees them."""
     try:
-        # On another node, or beyond the walls of a container, it may be any file of another process.
-        if os.readlink(offer.path) != f"/memfd:{offer.name} (deleted)":
-            return None
-        file = os.open(offer.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return _rows(_mapped(file, offer.nbytes, mmap.PROT_READ), offer.places, nbytes)
-        finally:
+        if leaving and hasattr(os, "memfd_create"):
+            with contextlib.suppress(OSError, ValueError, MemoryError):
+                file = os.memfd_create(name)
+                os.posix_fallocate(file, 0, ends[-1])
+                memory = _mapped(file, 0, ends[-1], mmap.PROT_READ | mmap.PROT_WRITE)
+        sends, theirs = [], {}
+        for peer in leaving:
+            offer = _Offer(f"/proc/{os.getpid()}/fd/{file}", name, places[peer], lengths[peer])
+            sends.append(comm.isend(offer if memory.size else None, peer, tag))
+        for peer, nbytes in arriving.items():
+            rows = _find(comm.recv(source=peer, tag=tag), nbytes)
+            if rows:
+                theirs[peer] = rows
+            sends.append(comm.isend(rows is not None, peer, tag))
+        seen = [peer for peer in leaving if comm.recv(source=peer, tag=tag)]
+        MPI.Request.waitall(sends)
+    finally:
+        if file >= 0:
             os.close(file)
-    except OSError:
-        return None
+    return {peer: _rows(memory[places[peer] :][: lengths[peer]], leaving[peer]) for peer in seen}, theirs
 
 
-def _mapped(file: int, nbytes: int, access: int) -> NDArray[np.uint8]:
-    return np.frombuffer(mmap.mmap(file, nbytes, mmap.MAP_SHARED | mmap.MAP_POPULATE, access), np.uint8)
+def _find(offer: _Offer | None, nbytes: int) -> Rows | None:
+    """The rows that another process offers, if this one sees them."""
+    # On another node, or beyond the walls of a container, it may be any file of another process.
+    with contextlib.suppress(OSError, ValueError, MemoryError):
+        if offer and os.readlink(offer.path) == f"/memfd:{offer.name} (deleted)":
+            file = os.open(offer.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return _rows(_mapped(file, offer.first, offer.nbytes, mmap.PROT_READ), nbytes)
+            finally:
+                os.close(file)
+    return None
 
 
-def _rows(memory: NDArray[np.uint8], places: tuple[int, int], nbytes: int) -> Rows:
-    first, second = (memory[at : at + nbytes] for at in places)
-    return first, second
+def _mapped(file: int, first: int, nbytes: int, protection: int) -> NDArray[np.uint8]:
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    return np.frombuffer(mmap.mmap(file, nbytes, flags, protection, offset=first), np.uint8)
+
+
+def _rows(memory: NDArray[np.uint8], nbytes: int) -> Rows:
+    return memory[:nbytes], memory[len(memory) // 2 :][:nbytes]
+
+
+def _rounded(nbytes: int, grain: int) -> int:
+    return -(-nbytes // grain) * grain

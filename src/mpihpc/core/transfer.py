@@ -25,10 +25,10 @@ from mpihpc.core.topology import Topology
 _UNIT = 1 << 20
 _MAX_COUNT = (1 << 31) - 1
 
-# Ranks of a node read messages of so many bytes where they were packed, from this turn of a halo exchange on. MPI would
-# copy them twice more, and take twice as long, cold or not; to make such memory takes as long as some ten turns save.
-_LARGE = 1 << 12
+# After so many turns of a halo exchange, ranks of a node read messages of so many bytes where they were packed. MPI
+# would copy them twice more and take twice as long, cold or not; making such memory takes as long as ten turns save.
 _OFTEN = 12
+_LARGE = 1 << 12
 
 _Request = TypeVar("_Request", bound=MPI.Request)
 
@@ -172,7 +172,7 @@ class Exchange:
         self._land = self._boxes([b for _, b in schedule.copies], target_origin)
         self._requests: list[MPI.Prequest] = []
         self._free = weakref.finalize(self, _free, self._requests)
-        self._turn, self._posted = 0, True
+        self._turn, self._posted = 0, True  # the turns that all have heard of
         self._share_at = _OFTEN if in_place and device is CPU else -1
         self._connect({}, {})
 
@@ -183,9 +183,8 @@ class Exchange:
 
     def _connect(self, mine: Mapping[int, Rows], theirs: Mapping[int, Rows]) -> None:
         """Make buffers and requests; of messages to and from some peers, the rows are there, and both see them."""
-        heard = mine.keys() | theirs.keys()
 
-        def mail(messages: list[Message], shared: Mapping[int, Rows], origin: Sequence[int] | None, post: Any) -> Any:
+        def side(messages: list[Message], shared: Mapping[int, Rows], origin: Sequence[int] | None, post: Any) -> Any:
             """Which boxes go to which bytes, in even turns and in odd ones; and a request for each message.
 
             Those that MPI carries lie one behind the other in one row. Of the others it carries only that they are
@@ -196,21 +195,21 @@ class Exchange:
             ends = np.cumsum([0, *(message.cells * self._size for message in carried)]).tolist()
             for message, (first, end) in zip(carried, pairwise(ends), strict=True):
                 self._requests.append(_post(post, mail[first:end], message.peer, self._tag))
-            for peer in sorted(heard - {message.peer for message in carried}):
+            for peer in sorted((mine.keys() | theirs.keys()) - {message.peer for message in carried}):
                 self._requests.append(post([mail[:0], MPI.BYTE], peer, self._tag))
             moves = [(self._boxes([box for m in carried for box in m.boxes], origin), (here, here))]
             moves += [(self._boxes(m.boxes, origin), shared[m.peer]) for m in messages if m.peer in shared]
             return [move for move in moves if move[0]], here, mail
 
         _free(self._requests)
-        here, there = self._origins
-        self._unpacks, self._arrived, self._arriving = mail(
-            self._schedule.receives, theirs, there, self._comm.Recv_init
-        )
-        self._packs, self._packed, self._leaving = mail(self._schedule.sends, mine, here, self._comm.Send_init)
+        (source, target), (sends, receives, _) = self._origins, self._schedule
+        self._unpacks, self._arrived, self._arriving = side(receives, theirs, target, self._comm.Recv_init)
+        self._packs, self._packed, self._leaving = side(sends, mine, source, self._comm.Send_init)
 
     def _share(self) -> None:
         """From now on, let peers on the same node read large messages where they were packed. Collective."""
+        if self._comm == MPI.COMM_NULL:
+            return  # the user has freed it; the requests still work
 
         def large(messages: list[Message]) -> dict[int, int]:
             return {m.peer: m.cells * self._size for m in messages if m.cells * self._size >= _LARGE}
@@ -225,9 +224,6 @@ class Exchange:
         `source` must not change before `finish`. On a GPU this does not wait for what packs the messages, and they
         leave at the first call of `progress` or `finish`.
         """
-        self._turn += 1
-        if self._turn == self._share_at:
-            self._share()
         for boxes, rows in self._packs:
             boxes.pack(source, rows[self._turn % 2])
         if self._packs:
@@ -252,16 +248,23 @@ class Exchange:
             MPI.Prequest.Testall(self._requests)
 
     def finish(self, source: Any, target: Any) -> None:
-        """Wait, and put everything into its place in `target`. What stays on the rank is copied from `source`."""
+        """Wait, and put everything into its place in `target`. What stays on the rank is copied from `source`.
+
+        Collective: in one turn it waits until the peers are here too.
+        """
         if not self._posted:
             self._send()
         if self._stay:
             self._stay.copy(source, self._land, target)
         MPI.Prequest.Waitall(self._requests)
-        if self._unpacks:
+        moves, turn = self._unpacks, self._turn % 2
+        if moves:
             self._device.fetch(self._arriving, self._arrived)
-        for boxes, rows in self._unpacks:
-            boxes.unpack(rows[self._turn % 2], target)
+        self._turn += 1
+        if self._turn == self._share_at:
+            self._share()
+        for boxes, rows in moves:
+            boxes.unpack(rows[turn], target)
 
     def __call__(self, source: Any, target: Any) -> None:
         """Carry it out from begin to end. Collective."""
