@@ -32,10 +32,10 @@ def main() -> None:
         roofs = [result["GB_per_s"]["copy loop"] for result in results]
         itemsize = int(dtype[-2:]) // 8
         labelled: set[str] = set()
-        for result in results:
+        for n, result in enumerate(sorted(results, key=lambda result: result["taps"])):
             operations = 2 * result["taps"] - 1
             x = operations / (2 * itemsize)
-            axes.annotate(f"{result['taps']} taps", (x, 1), (x, 1.25), ha="center", fontsize=8)
+            axes.annotate(f"{result['taps']} taps", (x, 1), (x, 1.1 + 0.15 * (n % 2)), ha="center", fontsize=8)
             for name, rate in result["GB_per_s"].items():
                 if name == "copy loop":
                     continue
