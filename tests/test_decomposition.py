@@ -9,8 +9,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mpihpc.core import decomposition as module
-from mpihpc.core.decomposition import Box, Decomposition, Grown, halo_width
+from mpihpc.core import decomposition, layouts
+from mpihpc.core.decomposition import Box, Decomposition, halo_width
+from mpihpc.core.layouts import Grown
 from mpihpc.core.transfer import Transfer
 
 SHAPES = [(0,), (1,), (5,), (7,), (3, 4), (1, 6), (0, 3), (5, 5), (2, 3, 4), (3, 1, 2, 2)]
@@ -155,8 +156,10 @@ def test_errors_name_both_numbers(make, text):
         make()
 
 
-def test_doctests():
-    assert doctest.testmod(module).failed == 0
+@pytest.mark.parametrize("module", [decomposition, layouts])
+def test_doctests(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
 
 
 @pytest.mark.parametrize("halo", [[(1,)], [(1, 2, 3)], 1.5, "x", [1.5], None])

@@ -7,7 +7,7 @@ import mpihpc
 
 FLOORS = [
     ("machine", ["kernels", "core.device", "core.gpu", "core.staging", "core.failure", "core.watchdog", "_core"]),
-    ("geometry", ["core.decomposition", "core.projection", "core.topology"]),
+    ("geometry", ["core.decomposition", "core.layouts", "core.projection", "core.topology"]),
     ("movement", ["core.sharing", "core.transfer", "core.halo"]),
     ("array", ["array", "creation", "along", "arithmetic", "dtypes", "exact", "reductions"]),
     ("user modules", ["io", "linalg", "stencil", "ndimage", "chunks"]),
@@ -76,7 +76,7 @@ def test_imports_point_down():
 def test_geometry_and_kernels_know_nothing_of_mpi():
     for name, path, _ in modules():
         if (
-            name in ("core.decomposition", "core.projection", "exact")
+            name in ("core.decomposition", "core.layouts", "core.projection", "exact")
             or name.split(".")[0] == "kernels"
             or name == "stencil.taps"
         ):

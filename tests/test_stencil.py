@@ -17,7 +17,8 @@ from mpi4py import MPI
 
 import mpihpc
 from mpihpc import _core
-from mpihpc.core.decomposition import Decomposition, Grown
+from mpihpc.core.decomposition import Decomposition
+from mpihpc.core.layouts import Grown
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer, sent
 from mpihpc.stencil import Evolution, Leapfrog, Taps, evolve, fusing, leapfrog, named_kernel, rates

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from mpihpc.core import transfer as module
-from mpihpc.core.decomposition import Decomposition, Grown, Whole
+from mpihpc.core.decomposition import Decomposition
+from mpihpc.core.layouts import Grown, Whole
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer, received, sent
 

@@ -11,10 +11,11 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from mpihpc.arithmetic import Arithmetic
-from mpihpc.core.decomposition import Box, Decomposition, Whole, Width, grid_text, halo_width, ranks_text
+from mpihpc.core.decomposition import Box, Decomposition, Width, grid_text, halo_width, ranks_text
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
+from mpihpc.core.layouts import Whole
 from mpihpc.core.staging import download, slab_cells
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from mpihpc.arithmetic import is_distributed, local_part, plain
 from mpihpc.array import DistArray
-from mpihpc.core.decomposition import Box, Chunks, Decomposition, Part, Whole, Width
+from mpihpc.core.decomposition import Box, Decomposition, Part, Width
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
+from mpihpc.core.layouts import Chunks, Whole
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick

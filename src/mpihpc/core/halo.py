@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mpihpc.core.decomposition import Decomposition, Grown, Width, axes_text
+from mpihpc.core.decomposition import Decomposition, Width, axes_text
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import nearest
+from mpihpc.core.layouts import Grown
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Exchange, Transfer
 

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from mpihpc.arithmetic import plain
 from mpihpc.array import DistArray
-from mpihpc.core.decomposition import Box, Chunks
+from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
+from mpihpc.core.layouts import Chunks
 from mpihpc.core.staging import download, slab_cells
 from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
