@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mpihpc.kernels import cpu, cuda
-from mpihpc.kernels.cuda import plan
+from mpihpc.kernels.cuda import choice, plan
 from programs.test_cuda import SPECIAL, box, special_case, star
 from test_kernels import CODES, DTYPES, assert_same_bits, fused_case, numbers
 
@@ -67,7 +67,7 @@ def test_stars_and_boxes(cupy, shape, ndim, dtype):
         modes = [CODES[(turn + d) % len(CODES)] for d in range(ndim)]
         offsets = shape(ndim, 2 if turn == 1 and ndim < 3 else 1)
         weights = numbers(rng, len(offsets), dtype if turn % 2 else real) / np.array(len(offsets), real)
-        steps = 1 if turn < 2 else max(2, plan.steps_at_once(offsets))
+        steps = 1 if turn < 2 else max(2, choice.steps_at_once(offsets))
         lengths, start = SIZES[ndim], [int(n) for n in steps * abs(offsets).max() + rng.integers(0, 3, ndim)]
         given = {
             "src": numbers(rng, tuple(n + 2 * a for n, a in zip(lengths, start, strict=True)), dtype),

@@ -16,8 +16,8 @@ from cuda_compile import find_compiler
 from cuda_host import Host, Recorder, compile_host, fenced
 from mpihpc import _core
 from mpihpc.kernels import reference
-from mpihpc.kernels.cuda import plan
-from mpihpc.kernels.cuda.source import MODES, Kernel, boxes_source, literals, source, sums_source
+from mpihpc.kernels.cuda import choice, plan
+from mpihpc.kernels.cuda.source import MODES, Kernel, boxes_source, literals, on_four, source, sums_source
 from test_kernels import assert_same_bits, fused_case, one_step
 
 SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448}  # bytes that a block may have
@@ -39,10 +39,10 @@ def box(ndim: int, radius: int) -> np.ndarray:
 def stencil(dtype: str, offsets: np.ndarray, modes: str, imaginary: bool = False, **more: bool) -> Kernel:
     """Taps with weights that differ, before a kernel is chosen. Modes: first letters, one per axis."""
     weights = (np.arange(len(offsets)) - 2.5) / 16
-    four = plan.on_four([next(m for m in MODES if m[0] == letter) for letter in modes], "wrap")
+    four = on_four([next(m for m in MODES if m[0] == letter) for letter in modes], "wrap")
     return Kernel(
         dtype,
-        tuple(plan.on_four(offset, 0) for offset in offsets.tolist()),
+        tuple(on_four(offset, 0) for offset in offsets.tolist()),
         literals((weights * 1j if imaginary else weights).astype(dtype if imaginary else SCALARS[dtype])),
         four,
         steps=1,
@@ -264,7 +264,7 @@ def test_kernels_compile_for_gpus(arch: str) -> None:
     texts = {f"boxes_{size}": boxes_source(size, f"_{size}") for size in ITEMSIZES}
     texts |= {f"sum_{dtype}": sums_source(dtype, f"_{dtype}") for dtype in ("f4", "f8")}
     for name, (base, ndim, steps, fused) in KINDS.items():
-        kernel = plan.choose(base, ndim, steps, SHARED[arch])
+        kernel = choice.choose(base, ndim, steps, SHARED[arch])
         assert kernel.steps == fused, name
         symbol = re.sub(r"\W+", "_", f"of_{name}")
         texts[symbol] = source(kernel, symbol)
@@ -315,7 +315,7 @@ def test_weights_are_written_exactly() -> None:
 def test_choice_of_kernels() -> None:
     """Tiles fit the machine and leave most of their frame to the result; steps are divided evenly."""
     for (base, ndim, steps, fused), shared in itertools.product(KINDS.values(), (48 << 10, *SHARED.values())):
-        kernel = plan.choose(base, ndim, steps, shared)
+        kernel = choice.choose(base, ndim, steps, shared)
         assert kernel.shared <= shared and kernel.threads <= 1024 and kernel.threads % 32 == 0
         assert kernel.steps <= fused
         if kernel.steps > 1:
@@ -325,12 +325,12 @@ def test_choice_of_kernels() -> None:
     seven = KINDS["7 points, 4 steps"][0]
     left, counts = 10, []
     while left:
-        counts.append(plan.choose(seven, 3, left, SHARED["sm_90"]).steps)
+        counts.append(choice.choose(seven, 3, left, SHARED["sm_90"]).steps)
         left -= counts[-1]
     assert counts == [4, 3, 3]
-    assert plan.choose(seven, 3, 4, SHARED["sm_90"], (0, 20, 24)).tile == (20, 24)
-    assert plan.choose(seven, 3, 1, SHARED["sm_90"], (0, 5, 24)).tile == (5, 24)
-    assert plan.choose(seven, 3, 1, SHARED["sm_90"], (0, 5000, 5000)).tile == (1, 1024)
+    assert choice.choose(seven, 3, 4, SHARED["sm_90"], (0, 20, 24)).tile == (20, 24)
+    assert choice.choose(seven, 3, 1, SHARED["sm_90"], (0, 5, 24)).tile == (5, 24)
+    assert choice.choose(seven, 3, 1, SHARED["sm_90"], (0, 5000, 5000)).tile == (1, 1024)
 
 
 def test_what_is_kept_of_a_call() -> None:
@@ -358,10 +358,10 @@ def test_what_is_kept_of_a_call() -> None:
 
 def test_planes_of_a_block() -> None:
     for planes, tiles, extra, at_once in itertools.product((1, 7, 512, 8192), (1, 32, 1024), (0, 2, 40), (3, 528)):
-        each = plan.planes_of(planes, tiles, extra, at_once)
+        each = choice.planes_of(planes, tiles, extra, at_once)
         assert 1 <= each <= planes
-    assert plan.planes_of(8192, 32, 2, 528) == 249  # 33 pieces of 32 tiles: 528 blocks, twice
-    assert plan.planes_of(512, 528, 40, 528) == 512  # more would only have more in common
+    assert choice.planes_of(8192, 32, 2, 528) == 249  # 33 pieces of 32 tiles: 528 blocks, twice
+    assert choice.planes_of(512, 528, 40, 528) == 512  # more would only have more in common
 
 
 def test_bad_arguments() -> None:

@@ -4,7 +4,7 @@ The same functions as in `mpihpc.kernels.cpu`, on CuPy arrays of one device. The
 and do not wait for it. What a call goes through:
 
 1. `plan.advance` looks at the arguments and makes a `source.Kernel`: all that the compiler is to know, that is dtype,
-   taps, weights, boundary modes, steps, tile.
+   taps, weights, boundary modes, steps, tile (the last two by `choice.choose`).
 2. `source.source` writes its text: constants, and ``sum``, which adds the taps in their order. For five points in
    float64 it is::
 
@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from mpihpc.kernels.cuda import plan
+from mpihpc.kernels.cuda import choice, plan
 from mpihpc.kernels.cuda.source import BOX_THREADS, Kernel, boxes_source, source
 from mpihpc.kernels.cuda.sums import sum_add, sum_add_products, sum_columns
 
@@ -121,7 +121,7 @@ def advance(
 
 def steps_at_once(offsets: ArrayLike) -> int:
     """How many steps of these taps are worth while in one pass over memory."""
-    return plan.steps_at_once(np.asarray(offsets, np.int64))
+    return choice.steps_at_once(np.asarray(offsets, np.int64))
 
 
 class Boxes:

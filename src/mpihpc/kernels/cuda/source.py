@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 MODES = ("wrap", "constant", "nearest", "reflect", "mirror")
 SIZES = {"f4": 4, "f8": 8, "c8": 8, "c16": 16}
+AXES = {1: (3,), 2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}  # where the axes of an array lie among z, b, c, x
 _AHEAD = (4, 2, 1)  # planes that a thread with one step may load together
 _MOST = 120  # registers (of 4 bytes) that it may then need
 _HELD = 32  # registers in which a thread with several steps may keep rows: more leave too few threads to a processor
@@ -264,3 +266,11 @@ def literals(weights: np.ndarray) -> tuple[str, ...]:
     if weights.dtype.kind == "c":
         return tuple(f"{one(w.real)}, {one(w.imag)}" for w in weights.tolist())
     return tuple(one(w) for w in weights.tolist())
+
+
+def on_four(values: Sequence[Any], missing: Any) -> tuple[Any, Any, Any, Any]:
+    """Values of the axes of an array as those of z, b, c, x."""
+    four = [missing] * 4
+    for axis, value in zip(AXES[len(values)], values, strict=True):
+        four[axis] = value
+    return tuple(four)
