@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from mpihpc.array import DistArray, number_dtype, require_cast
 from mpihpc.core.decomposition import axes_text
 from mpihpc.core.failure import agree
-from mpihpc.stencil import Stencil, Taps, padded_copy, working_dtype
+from mpihpc.stencil import Stencil, Taps, padded_copy
+from mpihpc.stencil.taps import working_dtype
 
 __all__ = ["convolve", "correlate"]
 

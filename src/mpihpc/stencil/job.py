@@ -28,10 +28,12 @@ from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import sent
 from mpihpc.core.watchdog import phase
 from mpihpc.programs import progress
-from mpihpc.stencil import Evolution, Taps, check_axes, working_dtype
+from mpihpc.stencil import Evolution, Taps
 from mpihpc.stencil.named import named_kernel
 from mpihpc.stencil.options import DTYPES, OVERLAP, Config
 from mpihpc.stencil.picture import picture
+from mpihpc.stencil.plans import check_axes
+from mpihpc.stencil.taps import working_dtype
 from mpihpc.stencil.verify import verify
 from mpihpc.view import check_picture
 
