@@ -6,8 +6,9 @@ import contextlib
 import mmap
 import os
 import secrets
+import sys
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
@@ -56,7 +57,8 @@ def share(
     -----
     The memory is a file without a name (``memfd_create``), which peers find among the open files of the process in
     /proc; so nothing is left behind however a process ends, and the size of /dev/shm does not matter. All of it is
-    reserved at once: to touch what is not there would end a process. Each mapping keeps a file descriptor.
+    reserved at once: to touch what is not there would end a process. Before Python 3.13, each mapping keeps a file
+    descriptor.
     """
     lengths = {peer: 2 * _rounded(nbytes, _LINE) for peer, nbytes in leaving.items()}
     ends = np.cumsum([0, *(_rounded(length, mmap.ALLOCATIONGRANULARITY) for length in lengths.values())]).tolist()
@@ -100,7 +102,8 @@ def _find(offer: _Offer | None, nbytes: int) -> Rows | None:
 
 def _mapped(file: int, first: int, nbytes: int, protection: int) -> NDArray[np.uint8]:
     flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-    return np.frombuffer(mmap.mmap(file, nbytes, flags, protection, offset=first), np.uint8)
+    keep_no_file: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+    return np.frombuffer(mmap.mmap(file, nbytes, flags, protection, offset=first, **keep_no_file), np.uint8)
 
 
 def _rows(memory: NDArray[np.uint8], nbytes: int) -> Rows:
