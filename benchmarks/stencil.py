@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median, quantiles
+from statistics import median
 
 import numpy as np
 from mpi4py import MPI
@@ -196,7 +196,7 @@ def measure(comm: MPI.Intracomm, case: Case, rounds: int) -> Result:
         seconds_least={name: min(values) for name, values in times.items()},
         GB_per_s={name: 2e-9 * u.nbytes / s for name, s in seconds.items()},
         to_copy={name: seconds["copy loop"] / s for name, s in seconds.items()},
-        to_threads=quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3,
+        to_threads=np.percentile(ratios, (25, 50, 75)).tolist(),
         bytes_sent=comm.allgather(plan.stencil.halo.bytes),
         messages_sent=comm.allgather(plan.stencil.halo.messages),
         differences=comm.bcast(differences),

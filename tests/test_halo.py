@@ -46,7 +46,7 @@ def test_halos_hold_what_numpy_pads(comm, verdict, shared, monkeypatch):
         monkeypatch.setattr(transfer, "_LARGE", 1)
         monkeypatch.setattr(transfer, "_OFTEN", 2)
 
-    @settings(max_examples=60 if shared else 150)
+    @settings(max_examples=100 if shared else 150)
     @given(halos(comm.size))
     def check(case):
         shape, dims, width, modes, kind, corners = case

@@ -94,7 +94,7 @@ def test_hang(comm):
 
 
 def test_mpirun_noise_is_told_apart(launch):
-    program = "import sys; from mpi4py import MPI; print('mine', file=sys.stderr); sys.exit(3)"
+    program = "import sys; from mpi4py import MPI; sys.stderr.write('mine\\n'); sys.exit(3)"
     done = launch(2, "-m", "mpi4py", "-c", program)
     assert done.returncode == 3
     assert done.lines == ["mine", "mine"]

@@ -102,8 +102,8 @@ def _find(offer: _Offer | None, nbytes: int) -> Rows | None:
 
 def _mapped(file: int, first: int, nbytes: int, protection: int) -> NDArray[np.uint8]:
     flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-    keep_no_file: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-    return np.frombuffer(mmap.mmap(file, nbytes, flags, protection, offset=first, **keep_no_file), np.uint8)
+    options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}  # keep no descriptor
+    return np.frombuffer(mmap.mmap(file, nbytes, flags, protection, offset=first, **options), np.uint8)
 
 
 def _rows(memory: NDArray[np.uint8], nbytes: int) -> Rows:

@@ -350,7 +350,10 @@ class Delivery:
 
 @dataclass
 class Tally:
-    """Messages, cells and bytes that this process has sent or received, counted where they are posted."""
+    """Messages, cells and bytes that this process has sent or received, counted where they are posted.
+
+    What ranks of a node read in each other's memory counts as sent; empty messages that only tell of it do not count.
+    """
 
     messages: int = 0
     cells: int = 0

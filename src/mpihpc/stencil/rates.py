@@ -28,7 +28,7 @@ from mpihpc.stencil.taps import Taps
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
 SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 256)}  # blocks of 8-byte cells
 _MOST_TAPS = 1 << 29  # cells times taps of a step of it
-_HOPELESS, _UNLIKELY = 1.8, 1.1  # times the least: at the first turn, and later
+_HOPELESS, _UNLIKELY = 1.8, 1.2  # times the least: at the first turn, and later
 _TURNS = 5
 
 
@@ -120,19 +120,24 @@ def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
     private, shape = topology.private, sample(step)
     work = _block(step, shape, threads)
     times: list[list[float]] = [[] for _ in CANDIDATES]
-    for turn in range(_TURNS):
-        for n, steps in enumerate(CANDIDATES):
-            least = min((min(found) for found in times if found), default=math.inf)
-            # The first time, more steps than too many; later, all that cannot win.
-            slow = times[n if turn else max(0, n - 1)]
-            if slow and min(slow) > (_UNLIKELY if turn else _HOPELESS) * least:
-                times[n] = times[n] or slow
-                continue
-            private.Barrier()
-            # Twice: after another number of steps the first time takes up to 10 % longer.
-            seconds = private.allreduce(_least(partial(work, steps), 2), op=MPI.MAX)
-            times[n].append(seconds / (steps * math.prod(shape)))
-    return [median(found) for found in times]
+
+    def measure(n: int) -> None:
+        private.Barrier()
+        # Twice: after another number of steps the first time takes up to 10 % longer.
+        seconds = private.allreduce(_least(partial(work, CANDIDATES[n]), 2), op=MPI.MAX)
+        times[n].append(seconds / (CANDIDATES[n] * math.prod(shape)))
+
+    for n in range(len(CANDIDATES)):
+        measure(n)
+        if times[n][0] > _HOPELESS * min(times[: n + 1])[0]:
+            break  # more steps will not help either
+    tried = [found for found in times if found]
+    for _ in range(_TURNS - 1):
+        least = min(map(min, tried))
+        for n, found in enumerate(tried):
+            if min(found) <= _UNLIKELY * least:
+                measure(n)
+    return [median(found or tried[-1]) for found in times]
 
 
 def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], None]:
