@@ -196,8 +196,8 @@ class Decomposition:
     ) -> Decomposition:
         """The grid of `size` ranks with the fewest halo bytes.
 
-        Grids that leave ranks without cells are taken only where every grid does. Ties keep the last axis whole,
-        then the one before it: rows stay contiguous in memory and in files.
+        Grids that leave ranks without cells are taken only where every grid does. Ties keep the last axis whole, for
+        rows stay contiguous in memory and in files, and then the first one, along which kernels sweep.
 
         Parameters
         ----------
@@ -220,6 +220,8 @@ class Decomposition:
         (2, 1)
         >>> Decomposition.balanced((10, 4000), 4).dims
         (1, 4)
+        >>> Decomposition.balanced((256, 256, 256), 2).dims
+        (1, 2, 1)
         """
         shape = tuple(index(n) for n in shape)
         if dims is not None:
@@ -236,7 +238,7 @@ class Decomposition:
             cuts = [p if w and p > 1 else max(p - 1, 0) for p, w in zip(busy, wraps, strict=True)]
             # All padded blocks together are a product over the axes, so corners are counted too.
             padded = math.prod(n + c * sum(w) for n, c, w in zip(shape, cuts, width, strict=True))
-            return -math.prod(busy), padded - math.prod(shape), grid[::-1]
+            return -math.prod(busy), padded - math.prod(shape), (*grid[-1:], *grid[:-1])
 
         return cls(shape, min(factorisations(size, len(shape)), key=cost))
 
