@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
+from threadpoolctl import threadpool_info
 
 from benchmarks import machine
 from mpihpc import _core
@@ -58,7 +59,7 @@ def run_cases(
     """
     report = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z",
-        "machine": machine() | {"instruction_set": _core.isa()},
+        "machine": machine() | {"instruction_set": _core.isa(), "blas": blas()},
         "versions": versions() | dict(peers) | {"python": platform.python_version()},
         "ranks": comm.size,
         "rounds": config.rounds,
@@ -70,6 +71,12 @@ def run_cases(
             print(table(results[-1]), flush=True)
     tell(comm, config, report | {"results": [asdict(result) for result in results]}, f"{name}-{report['date'][:10]}")
     return results
+
+
+def blas() -> str:
+    """The kernels that NumPy's BLAS has chosen: its environment variables may have it take slower ones."""
+    found = [pool for pool in threadpool_info() if pool.get("user_api") == "blas" and "numpy" in pool["filepath"]]
+    return ", ".join(f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}" for pool in found)
 
 
 def tell(comm: MPI.Intracomm, config: Any, report: Mapping[str, Any], name: str) -> None:

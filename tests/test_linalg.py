@@ -17,6 +17,7 @@ from mpihpc import DistArray, linalg
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.transfer import Transfer, received, sent
 from mpihpc.linalg import Counts, ProductPlan, error_bound, gram, layouts, matmul, outer
+from mpihpc.linalg import product as product_module
 
 SIZES = (2, 3, 4, 6, 8, 12, 16)
 SHAPES = {  # m, n, k, divisible by all that these sizes can cut them into
@@ -220,10 +221,12 @@ def products(draw, size):
     return (m, n, k), kinds, turned, dims, halo, draw(st.booleans()), draw(st.integers(0, 3))
 
 
-def test_any_product(comm, verdict):
+def test_any_product(comm, verdict, monkeypatch):
     """Dtypes, uneven and empty blocks, any decomposition, turned operands, rows that lie apart, little memory."""
 
-    @settings(max_examples=40)
+    monkeypatch.setattr(product_module, "_THICK", 4)  # many slices
+
+    @settings(max_examples=60)
     @given(products(comm.size))
     def check(case):
         (m, n, k), kinds, turned, dims, halo, with_out, thin = case

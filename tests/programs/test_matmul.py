@@ -112,11 +112,16 @@ def test_files(launch, tmp_path, ranks):
 
 
 def test_relayout_is_told_apart(launch, tmp_path):
-    """An .npz file is read by rank 0 and dealt out in rows: the second operand of 2 ranks is wanted in columns."""
+    """An .npz file is read by rank 0 and dealt out in rows, which is not how a grid that cuts k wants A."""
     np.savez(tmp_path / "in.npz", a=np.ones((40, 40)))
-    result = finished(launch(2, *MATMUL, "--a", "in.npz", "--b", "in.npz", "--json"))
+    files = "--a", "in.npz", "--b", "in.npz", "--json"
+    result = finished(launch(2, *MATMUL, *files))
+    # B is wanted in columns, but what comes of its rows is no more than what would have come of columns.
     assert result["words_received_per_rank_max"] == result["words_optimum"] == 800
-    assert result["words_relayout_max"] == 400
+    assert result["words_relayout_max"] == 0
+    for options in (), ("--memory", "64K"):
+        result = finished(launch(2, *MATMUL, *files, "--grid", "1,1,2", *options))
+        assert (result["words_received_per_rank_max"], result["words_relayout_max"]) == (800, 400), options
 
 
 BAD = {

@@ -24,7 +24,7 @@ from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import received
 from mpihpc.dtypes import machine_epsilon, number_dtype
 from mpihpc.linalg.plan import Layouts, ProductPlan
-from mpihpc.linalg.product import Counts, Matrix, move, multiply
+from mpihpc.linalg.product import Counts, Matrix, moved, multiply
 
 __all__ = [
     "Counts",
@@ -112,8 +112,8 @@ def matmul(
 ) -> Any:
     """The matrix product, as `numpy.matmul`. Collective.
 
-    The multiply-adds are dealt out so that the busiest rank receives the fewest words (`ProductPlan`). Operands that
-    are cut otherwise than `layouts` says are moved first.
+    The multiply-adds are dealt out so that the busiest rank receives the fewest words (`ProductPlan`). What a rank
+    needs of the operands comes from where it lies: from `layouts`, the fewest words.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def matmul(
         Ranks along m, n, k; fewer than there are leave some idle. Default: the one with the fewest words.
     memory : int, optional
         Bytes of workspace that a rank may use for panels and partial sums; with few, the product goes through k in
-        slices. What an operand takes that must be moved first does not count, nor does the product. Default: as many
-        as one slice takes.
+        slices. Operands that are cut otherwise are moved first; what they take does not count, nor does the product.
+        Default: as many as one slice takes.
     reproducible : bool
         The same bits for any number of ranks, grid and threads, on one kind of machine: each axis is cut into `blocks`
         blocks whatever the ranks, BLAS multiplies these, with one thread, and their products are added up in a fixed
@@ -232,11 +232,12 @@ def gram(
         limit = thread_count(topology.cores, threads)
     counts = Counts() if counts is None else counts
     before = received.cells
-    rows = move(Matrix.of(a, (0, 1)), plan.own(1), topology, work)
+    rows = moved(Matrix.of(a, (0, 1)), plan.own(1), topology, work)
     counts.words_relayout += received.cells - before
+    turned = rows._replace(layout=plan.own(0), local=rows.local.T, start=rows.start[::-1])
     with blas_threads(limit):
         # The same memory twice: NumPy calls BLAS's syrk.
-        return _carry_out(plan, topology, a.device, (rows.T, rows), a.dtype, (), out, out is a, counts)
+        return _carry_out(plan, topology, a.device, (turned, rows), a.dtype, (), out, out is a, counts)
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
@@ -353,28 +354,27 @@ def _product(
         )
         limit = thread_count(topology.cores, threads)
     counts = Counts() if counts is None else counts
-    before = received.cells
-    strips = [
-        move(Matrix.of(x, seen), plan.own(side), topology, dtype)
-        for side, (x, seen) in enumerate(zip(operands, axes, strict=True))
-    ]
-    counts.words_relayout += received.cells - before
+    matrices = [Matrix.of(x, seen) for x, seen in zip(operands, axes, strict=True)]
+    if memory is not None or reproducible:  # slices and tiles are cut out of the plan's strips
+        before = received.cells
+        matrices = [moved(matrix, plan.own(side), topology, dtype) for side, matrix in enumerate(matrices)]
+        counts.words_relayout += received.cells - before
     with blas_threads(1 if reproducible else limit, force=reproducible):
-        return _carry_out(plan, topology, a.device, strips, dtype, missing, out, out is a or out is b, counts)
+        return _carry_out(plan, topology, a.device, matrices, dtype, missing, out, out is a or out is b, counts)
 
 
 def _carry_out(
     plan: ProductPlan,
     topology: Topology,
     device: Device,
-    strips: Sequence[Any],
+    operands: Sequence[Matrix],
     dtype: np.dtype,
     missing: Sequence[int],
     out: DistArray | None,
     out_is_operand: bool,
     counts: Counts,
 ) -> Any:
-    """Multiply the strips that the plan wants, and put the product where it is wanted."""
+    """Multiply, and put the product where it is wanted."""
     cut = plan.layouts.c
     if len(missing) == 1:
         # A vector of one cell lies on the first rank.
@@ -382,13 +382,13 @@ def _carry_out(
     fits = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not out_is_operand
     c = out if out is not None and fits else DistArray(cut, dtype, comm=topology.comm, device=device)
     target = np.expand_dims(c.local, missing[0]) if len(missing) == 1 else c.local
-    multiply(plan, topology, device, strips[0], strips[1], target, working_dtype(dtype), counts)
+    multiply(plan, topology, device, operands, target, dtype, working_dtype(dtype), counts)
     if len(missing) == 2:
         [owner] = cut.owners(Box((0, 0), (1, 1)))
         return topology.private.bcast(device.to_host(target)[0, 0] if topology.rank == owner else None, root=owner)
     if out is None or c is out:
         return c
     before = received.cells
-    out.local[...] = move(Matrix.of(c, tuple(range(c.ndim))), out.decomposition, topology, out.dtype)
+    out.local[...] = moved(Matrix.of(c, tuple(range(c.ndim))), out.decomposition, topology, out.dtype).local
     counts.words_relayout += received.cells - before
     return out

@@ -155,10 +155,14 @@ class ProductPlan:
         rows, columns = (g + (g > shared) for g in (rows, columns))
         return self._tiling(matrix, ((rows, shared), (columns, shared + 1)), grid)
 
-    def panel(self, matrix: int, step: int) -> Slice:
-        """What the ranks need of an operand in a step."""
+    def panel(self, matrix: int, step: int, slices: int | None = None) -> Slice:
+        """What the ranks need of an operand in a step, of `slices` or of another number."""
         axes = (((M,), (K,)), ((K,), (N,)))[matrix]
-        return Slice(self._tiling(matrix, axes), 1 - matrix, step, self.slices)
+        return Slice(self._tiling(matrix, axes), 1 - matrix, step, slices or self.slices)
+
+    def face(self, matrix: int, rank: int) -> int:
+        """The words of an operand that a rank needs."""
+        return self.panel(matrix, 0).tiling.box(rank).size
 
     def partial(self) -> Tiling:
         """The partial sums that the ranks have, on three axes: part of k, row, column."""
@@ -176,9 +180,8 @@ class ProductPlan:
         """What a rank receives as panels and partial sums, if the operands lie in `layouts`."""
         if rank >= math.prod(self.grid):
             return 0
-        whole = [self._tiling(0, ((M,), (K,))).box(rank).size, self._tiling(1, ((K,), (N,))).box(rank).size]
         own = [self.own(matrix).box(rank).size for matrix in range(3)]
-        return whole[0] - own[0] + whole[1] - own[1] + (self.grid[K] - 1) * own[2]
+        return self.face(0, rank) - own[0] + self.face(1, rank) - own[1] + (self.grid[K] - 1) * own[2]
 
     def least_memory(self, grid: tuple[int, ...]) -> int:
         """The least workspace with which a grid works: the thinnest slices of k, or all of it at once."""

@@ -145,7 +145,7 @@ class Tiling(Decomposition):
 class Slice:
     """One of the slices of every rank's block along an axis."""
 
-    tiling: Tiling
+    tiling: Decomposition
     axis: int
     step: int
     steps: int
