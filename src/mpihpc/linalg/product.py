@@ -191,7 +191,7 @@ def _multiply_panels(
     for side, (panel, as_planned) in enumerate(zip(panels, planned, strict=True)):
         parts: Iterable[tuple[Box, Any]] = panel
         if as_planned:
-            together = (plan.strips.a[1], plan.strips.b[0])[side] > 1
+            together = plan.joined[side]
         else:
             parts = [(box, cells.astype(dtype, copy=False)) for box, cells in panel]
             together = len({(box.start[1 - side], box.stop[1 - side]) for box, _ in parts}) > 1  # cut along k
