@@ -203,6 +203,8 @@ class FakeDevice:
         new.view(np.uint8).fill(0xA5) if new.size and new.ndim else None  # nothing may count on zeros
         return FakeArray(new, self.direct)
 
+    scratch = empty
+
     def address(self, array: FakeArray) -> int:
         return array.there.ctypes.data
 

@@ -9,6 +9,7 @@ from fake_device import KINDS, FakeDevice, make_device
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.device import CPU, check_device, copied
 from mpihpc.core.halo import MODES
+from mpihpc.core.scratch import HUGE, Scratch
 from mpihpc.core.transfer import Transfer, sent
 from mpihpc.stencil import Evolution, Taps, evolve, leapfrog, named_kernel
 
@@ -246,3 +247,29 @@ def test_reductions(device, dtype):
             same(found, wanted)
         else:
             assert type(found) is type(wanted) and found.tobytes() == wanted.tobytes()
+
+
+def test_scratch_memory_is_used_again_and_never_twice_at_a_time():
+    memory = Scratch(3 * HUGE)
+    first = memory.row(HUGE + 1)
+    assert (first.nbytes, first.dtype) == (HUGE + 1, np.uint8)
+    first[...] = 1
+    view, where = first.view(np.uint8)[7:].reshape(-1, 2), first.ctypes.data
+    del first
+    other = memory.row(HUGE + 1)
+    assert memory.kept == 0 and not np.shares_memory(view, other)  # the view still lives
+    other[...] = 2
+    assert np.all(view == 1)
+    del view
+    assert memory.kept == 2 * HUGE
+    small, third = memory.row(100), memory.row(HUGE)
+    assert third.ctypes.data == where and memory.kept == 0
+    assert not np.shares_memory(small, third)
+    del other
+    assert memory.kept == 2 * HUGE
+    large = memory.row(8 * HUGE)  # nothing fits: what is kept goes
+    assert memory.kept == 0
+    del large
+    assert memory.kept == 0  # more than is to be kept
+    del third
+    assert memory.kept == 2 * HUGE

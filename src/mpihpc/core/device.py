@@ -7,6 +7,7 @@ it needs from ``array.device``, and otherwise calls NumPy's functions and ufuncs
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,13 +21,12 @@ from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import ThreadpoolController
 
 from mpihpc.core.failure import nearest
+from mpihpc.core.scratch import Scratch
 from mpihpc.kernels import cpu
 
 MAX_THREADS = 1024
 DEVICES = ("auto", "cpu", "gpu")
-# Bytes of a huge page, for which NumPy asks in large arrays. Where MPI was the first to write to those, it took 0.15 s
-# for 67 MB, with small ones 0.03 s; to touch them first, and then MPI, take 0.008 s (Linux 6.18, Open MPI 5).
-_HUGE = 1 << 21
+_KEPT = 1 << 28  # bytes of scratch memory that a process keeps for later
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
@@ -60,6 +60,9 @@ class Device(Protocol):
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         """A new array, C order."""
+
+    def scratch(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
+        """The same for workspace: in memory that has been used before, if there is some."""
 
     def address(self, array: Any) -> int:
         """Where the first cell of an array lies."""
@@ -113,9 +116,15 @@ class Cpu:
     """This process's memory and cores: the only instance is `CPU`. See `Device`."""
 
     name, label, identity, kernels, line = "cpu", "cpu", "", cpu, 64
+    _memory = Scratch(_KEPT)
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         return np.empty(shape, dtype)
+
+    def scratch(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        kind = np.dtype(dtype)
+        return self._memory.row(math.prod(sizes) * kind.itemsize).view(kind).reshape(sizes)
 
     def address(self, array: NDArray[Any]) -> int:
         return array.ctypes.data
@@ -130,8 +139,7 @@ class Cpu:
         return np.empty(nbytes, np.uint8)
 
     def mailbox(self, nbytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        row = np.empty(nbytes, np.uint8)
-        row[::_HUGE] = 0
+        row = self._memory.row(nbytes)
         return row, row
 
     def post(self, here: NDArray[np.uint8], mail: NDArray[np.uint8]) -> None:

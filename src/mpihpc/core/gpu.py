@@ -54,6 +54,8 @@ class Gpu:
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         return self._cupy.empty(shape, dtype)
 
+    scratch = empty  # CuPy keeps memory by itself
+
     def address(self, array: Any) -> int:
         return array.data.ptr
 

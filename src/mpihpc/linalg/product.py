@@ -72,7 +72,7 @@ def moved(matrix: Matrix, need: Decomposition, topology: Topology, dtype: np.dty
     if stays:
         share = matrix.local[box.slices(matrix.start)].astype(dtype, copy=False)
     else:
-        share = matrix.device.empty(box.shape, dtype)
+        share = matrix.device.scratch(box.shape, dtype)
     steps = -(-math.prod(need.shape) * matrix.local.dtype.itemsize // (topology.size * _PIECE)) or 1
     longest = need.shape.index(max(need.shape))
 
@@ -135,7 +135,7 @@ def multiply(
         slices = max(slices, plan.k // plan.grid[K] // _THICK)
     mine = plan.partial().box(rank)
     in_place = plan.grid[K] == 1 and c.dtype == work
-    sums = c if in_place else device.empty(mine.shape[1:], work)
+    sums = c if in_place else device.scratch(mine.shape[1:], work)
     held = 0 if in_place else sums.nbytes
     if not plan.panel(0, 0).tiling.box(rank).shape[1]:
         sums[...] = 0  # nothing to add
@@ -204,7 +204,7 @@ def _multiply_panels(
             extra += sum(new.nbytes for (_, new), (_, old) in zip(parts, before, strict=True) if new is not old)
         sides.append(parts)
     left, right = sides
-    room = device.empty(0, work)
+    room = device.scratch(0, work)
     for rows, x in left:
         for columns, y in right:
             box = Box((rows.start[0], columns.start[1]), (rows.stop[0], columns.stop[1]))
@@ -213,7 +213,7 @@ def _multiply_panels(
                 _multiply_tiles(plan, box, rows.start[1], x, y, target)
             elif add:
                 if room.size < target.size:
-                    room = device.empty(target.size, work)
+                    room = device.scratch(target.size, work)
                 product = room[: target.size].reshape(target.shape)
                 np.matmul(x, y, out=product)
                 target += product
@@ -229,7 +229,7 @@ def _together(device: Device, parts: Iterable[tuple[Box, Any]]) -> list[tuple[Bo
         return []
     starts, stops = zip(*(box for box, _ in parts), strict=True)
     box = Box(tuple(map(min, zip(*starts, strict=True))), tuple(map(max, zip(*stops, strict=True))))
-    panel = device.empty(box.shape, parts[0][1].dtype)
+    panel = device.scratch(box.shape, parts[0][1].dtype)
     for part, cells in parts:
         panel[part.slices(box.start)] = cells
     return [(box, panel)]
