@@ -6,7 +6,19 @@ from pathlib import Path
 import mpihpc
 
 FLOORS = [
-    ("machine", ["kernels", "core.device", "core.gpu", "core.scratch", "core.staging", "core.failure", "core.watchdog", "_core"]),
+    (
+        "machine",
+        [
+            "kernels",
+            "core.device",
+            "core.gpu",
+            "core.scratch",
+            "core.staging",
+            "core.failure",
+            "core.watchdog",
+            "_core",
+        ],
+    ),
     ("geometry", ["core.decomposition", "core.layouts", "core.projection", "core.topology"]),
     ("movement", ["core.sharing", "core.transfer", "core.halo"]),
     ("array", ["array", "creation", "along", "arithmetic", "dtypes", "exact", "reductions"]),
