@@ -23,8 +23,10 @@ from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import received
 from mpihpc.dtypes import machine_epsilon, number_dtype
+from mpihpc.linalg.norms import norm
 from mpihpc.linalg.plan import Layouts, ProductPlan
 from mpihpc.linalg.product import Counts, Matrix, moved, multiply
+from mpihpc.reductions import vecdot
 
 __all__ = [
     "Counts",
@@ -34,8 +36,10 @@ __all__ = [
     "gram",
     "layouts",
     "matmul",
+    "norm",
     "outer",
     "plan_product",
+    "vecdot",
     "working_dtype",
 ]
 

@@ -1,0 +1,85 @@
+"""Norms with the arguments of `numpy.linalg.norm`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from mpihpc import reductions
+from mpihpc.array import DistArray
+from mpihpc.core.failure import agree
+from mpihpc.dtypes import kind_of
+
+
+def norm(
+    x: DistArray,
+    ord: float | str | None = None,
+    axis: int | Sequence[int] | None = None,
+    keepdims: bool = False,
+    *,
+    reproducible: bool = True,
+) -> Any:
+    """A norm of vectors or matrices, as `numpy.linalg.norm`. Collective.
+
+    Parameters
+    ----------
+    x : DistArray
+        Integers are converted to float64.
+    ord : number, "fro" or None
+        Of vectors, ``sum(abs(x)**ord)**(1/ord)``; inf and -inf: the largest and the smallest ``abs(x)``; 0: how many
+        are not 0. Of matrices, None or "fro": of all their cells as one vector; 1 and -1: the largest and the smallest
+        sum of a column of ``abs(x)``; inf and -inf: of a row. Default: the 2-norm of all cells.
+    axis : int or pair of int, optional
+        The axis of the vectors, or the axes of rows and columns of the matrices. Default: all of an array of one or two
+        axes; of any array, if there is no `ord` either.
+    keepdims : bool
+        Keep the reduced axes, with length 1.
+    reproducible : bool
+        See `mpihpc.sum`: of what is added up, the sum's bits do not depend on the decomposition.
+
+    Returns
+    -------
+    NumPy scalar, or DistArray
+        As `mpihpc.sum`; real.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An `ord` that there is not; norms of matrices that need singular values (2, -2, "nuc"): of a matrix that fits on
+        one rank, gather it.
+    """
+    if not isinstance(x, DistArray):
+        raise TypeError(f"norm works on DistArrays, not on {type(x).__name__}: use numpy.linalg.norm")
+    options: dict[str, Any] = {"keepdims": keepdims}
+    exact = {**options, "reproducible": reproducible}
+    with agree(x.topology.private):
+        axes = tuple(range(x.ndim)) if axis is None else tuple(map(index, np.atleast_1d(axis).tolist()))
+        axes = tuple(d + x.ndim if -x.ndim <= d < 0 else d for d in axes)
+        cells = ord is None and axis is None
+        if not cells and len(axes) not in (1, 2):
+            raise ValueError(f"norms are of vectors and matrices, not along {len(axes)} axes: give one axis or two")
+        if not cells and (min(axes) < 0 or max(axes) >= x.ndim or len(set(axes)) < len(axes)):
+            raise ValueError(f"axis {axis} does not name different axes of an array of {x.ndim}")
+        if len(axes) == 2 and ord in (2, -2, "nuc"):
+            raise ValueError(f"ord {ord!r} of matrices needs singular values, which are not offered: gather the matrix")
+        known = (None, "fro", "f", 1, -1, np.inf, -np.inf) if len(axes) == 2 else (None,)
+        if not cells and ord not in known and (len(axes) == 2 or isinstance(ord, str) or not np.isscalar(ord)):
+            raise ValueError(f"ord {ord!r} is not a norm of {'matrices' if len(axes) == 2 else 'vectors'}")
+    if cells or ord in (None, "fro", "f") or (ord == 2 and len(axes) == 1):
+        return reductions.norm(x, axes, **exact)
+    size = abs(x if kind_of(x.dtype) in "fc" else x.astype(float))
+    extreme = reductions.max if ord > 0 else reductions.min  # type: ignore[operator]
+    if len(axes) == 2:
+        lines, across = axes if abs(ord) == 1 else axes[::-1]  # type: ignore[arg-type]
+        across -= across > lines and not keepdims
+        return extreme(reductions.sum(size, lines, **exact), across, **options)
+    if abs(ord) == np.inf:  # type: ignore[arg-type]
+        return extreme(size, axes, **options)
+    if ord == 0:
+        return reductions.sum((x != 0).astype(size.dtype), axes, **exact)
+    if ord == 1:
+        return reductions.sum(size, axes, **exact)
+    return reductions.sum(size**ord, axes, **exact) ** (1 / ord)  # type: ignore[operator]
