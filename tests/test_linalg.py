@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import mmap
 import operator
 import tracemalloc
 from fractions import Fraction
@@ -14,6 +15,7 @@ from mpi4py import MPI
 
 import mpihpc
 from mpihpc import DistArray, linalg
+from mpihpc.core import scratch
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.transfer import Transfer, received, sent
 from mpihpc.linalg import Counts, ProductPlan, error_bound, gram, layouts, matmul, outer
@@ -224,7 +226,14 @@ def products(draw, size):
 def test_any_product(comm, verdict, monkeypatch):
     """Dtypes, uneven and empty blocks, any decomposition, turned operands, rows that lie apart, little memory."""
 
-    monkeypatch.setattr(product_module, "_THICK", 4)  # many slices
+    # As with large matrices: many slices, many pieces, workspace in which something else was.
+    monkeypatch.setattr(product_module, "_THICK", 4)
+    monkeypatch.setattr(product_module, "_PIECE", 64)
+    monkeypatch.setattr(product_module, "_LEAST", 8)
+    monkeypatch.setattr(scratch, "HUGE", mmap.PAGESIZE)
+    monkeypatch.setattr(
+        scratch.Scratch, "row", lambda self, nbytes, row=scratch.Scratch.row: row(self, max(nbytes, 4097))[:nbytes]
+    )
 
     @settings(max_examples=60)
     @given(products(comm.size))
@@ -242,14 +251,25 @@ def test_any_product(comm, verdict, monkeypatch):
             roomy = ProductPlan(m, n, k, comm.size, itemsize=dtype.itemsize, worksize=work)
             least = roomy.least_memory(roomy.grid)
             memory = max(least, roomy.workspace * thin // 4) if thin else None
-            counts = Counts()
+            counts, before = Counts(), received.cells
             c = matmul(x, y, out=out, memory=memory, counts=counts, transpose_a=turned[0], transpose_b=turned[1])
+            assert counts.words + counts.words_relayout == received.cells - before
             assert c.dtype == dtype and (c is out) == with_out
             assert_close(c.gather(None), a, b)
             assert np.array_equal(x.gather(None), a.T if turned[0] else a)
             assert memory is None or counts.workspace <= memory
 
     check()
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (2, 3, 2), (3, 3, 2), (3, 3, 3), (1, 5, 2), (2, 1, 9)])
+def test_ranks_without_a_strip_take_panels_as_the_others_do(comm, shape):
+    """Where there are more ranks than rows, those that own nothing own it in every layout."""
+    m, n, k = shape
+    a, b = made((m, k), float, 1), made((k, n), float, 2)
+    for x_dims, y_dims in itertools.product(grids(comm.size), repeat=2):
+        x, y = mpihpc.asarray(a, comm=comm, dims=x_dims), mpihpc.asarray(b, comm=comm, dims=y_dims)
+        assert_close(matmul(x, y).gather(None), a, b)
 
 
 def test_every_grid(comm):

@@ -2,19 +2,17 @@
 
 import itertools
 import json
-import platform
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpihpc
-from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.topology import Topology
 from mpihpc.stencil import Stencil, Taps, evolve, named_kernel, overlap, separable
 from mpihpc.stencil.fusing import choose_fuse
-from mpihpc.stencil.rates import CANDIDATES, Step, name_of
+from mpihpc.stencil.rates import CANDIDATES, Step, job_name, name_of
 from test_stencil import PAD, grids
 
 
@@ -112,7 +110,7 @@ def test_the_model_overlaps_where_it_pays(comm, shared_tmp_path, monkeypatch):
     """A slow network that needs no help: yes. A fast one, or messages that only move while the rank waits: no."""
     step = Step(Taps.from_kernel(named_kernel("heat", 2), 2), np.dtype(float))
     cut, width = Decomposition((2048 * comm.size, 2048), (comm.size, 1)), step.taps.width
-    key = f"{platform.node()} {_core.isa()} {comm.size}x1"
+    key = job_name(comm.size, 1)
     found = {}
     for name, network in {"slow": (1e-3, 1e-8, 0.1), "busy": (1e-3, 1e-8, 1), "fast": (1e-7, 1e-12, 0.1)}.items():
         folder = shared_tmp_path / name

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import platform
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 import mpihpc
-from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.layouts import Grown
 from mpihpc.core.topology import Topology
@@ -198,7 +196,7 @@ def test_plain_waves_need_no_field(comm):
 
 def kept_rates(folder, comm):
     """The user's file of rates, and how its keys begin."""
-    return folder / "mpihpc" / "rates.json", f"{platform.node()} {_core.isa()} {comm.size}x1"
+    return folder / "mpihpc" / "rates.json", rates.job_name(comm.size, 1)
 
 
 NO_RATES = [None, "", "[1, 2]", "[[1, 2]]", '{"%s exchanges": 1}', '{"%s exchanges": [0]}', '{"%s exchanges": [NaN]}']

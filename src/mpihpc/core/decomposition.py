@@ -196,8 +196,9 @@ class Decomposition:
     ) -> Decomposition:
         """The grid of `size` ranks with the fewest halo bytes.
 
-        Grids that leave ranks without cells are taken only where every grid does. Ties keep the last axis whole, for
-        rows stay contiguous in memory and in files, and then the first one, along which kernels sweep.
+        Grids that leave ranks without cells are taken only where every grid does. Of ties, the grid with the smallest
+        largest block; then one that keeps the last axis whole, for rows stay contiguous in memory and in files, and
+        then the first one, along which kernels sweep.
 
         Parameters
         ----------
@@ -222,6 +223,8 @@ class Decomposition:
         (1, 4)
         >>> Decomposition.balanced((256, 256, 256), 2).dims
         (1, 2, 1)
+        >>> Decomposition.balanced((1000, 10, 1000), 8, halo=(0, 0, 1)).dims
+        (4, 2, 1)
         """
         shape = tuple(index(n) for n in shape)
         if dims is not None:
@@ -233,12 +236,13 @@ class Decomposition:
         width = halo_width(halo, len(shape))
         wraps = (periodic,) * len(shape) if isinstance(periodic, bool) else tuple(periodic)
 
-        def cost(grid: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
+        def cost(grid: tuple[int, ...]) -> tuple[int, int, int, tuple[int, ...]]:
             busy = [min(p, n) for p, n in zip(grid, shape, strict=True)]
             cuts = [p if w and p > 1 else max(p - 1, 0) for p, w in zip(busy, wraps, strict=True)]
             # All padded blocks together are a product over the axes, so corners are counted too.
             padded = math.prod(n + c * sum(w) for n, c, w in zip(shape, cuts, width, strict=True))
-            return -math.prod(busy), padded - math.prod(shape), (*grid[-1:], *grid[:-1])
+            largest = math.prod(-(-n // p) for n, p in zip(shape, grid, strict=True))
+            return -math.prod(busy), padded - math.prod(shape), largest, (*grid[-1:], *grid[:-1])
 
         return cls(shape, min(factorisations(size, len(shape)), key=cost))
 

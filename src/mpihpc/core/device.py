@@ -160,7 +160,7 @@ class Cpu:
         pass
 
     def release(self) -> None:
-        pass
+        self._memory.clear()
 
     def lane(self, urgent: bool) -> AbstractContextManager[None]:
         return nullcontext()

@@ -40,13 +40,16 @@ class Scratch:
         """A row of bytes, whatever they are. Its memory is its own while there are arrays that view it."""
         if nbytes < HUGE:
             return np.empty(nbytes, np.uint8)
-        fits = [memory for memory in self._free if nbytes <= len(memory) <= 2 * nbytes]
+        fits = [memory for memory in self._free if nbytes <= len(memory) <= nbytes + max(nbytes // 4, HUGE)]
         if fits:
             memory = min(fits, key=len)
             self._free.remove(memory)
         else:
             del self._free[:1]  # nothing that is kept has been of use
-            memory = mmap.mmap(-1, math.ceil(nbytes / HUGE) * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            try:
+                memory = mmap.mmap(-1, math.ceil(nbytes / HUGE) * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except OSError as error:
+                raise MemoryError(f"no memory for {nbytes} bytes of workspace: {error.strerror}") from None
             with contextlib.suppress(OSError, AttributeError):  # a kernel or a C library that knows no huge pages
                 memory.madvise(mmap.MADV_HUGEPAGE)
             np.frombuffer(memory, np.uint8)[::HUGE] = 0
@@ -54,6 +57,10 @@ class Scratch:
         row = np.frombuffer(memory, np.uint8, nbytes)
         weakref.finalize(row, self._take_back, memory).atexit = False
         return row
+
+    def clear(self) -> None:
+        """Give back what is kept."""
+        self._free.clear()
 
     def _take_back(self, memory: mmap.mmap) -> None:
         if self.kept + len(memory) <= self.most:

@@ -61,7 +61,7 @@ def layouts(
     reproducible: bool = False,
     blocks: int = BLOCKS,
 ) -> Layouts:
-    """How to cut an m x k and a k x n matrix so that their product need not move them first. Collective.
+    """How to cut an m x k and a k x n matrix so that their product moves the fewest words. Collective.
 
     Parameters
     ----------
@@ -131,8 +131,8 @@ def matmul(
         Ranks along m, n, k; fewer than there are leave some idle. Default: the one with the fewest words.
     memory : int, optional
         Bytes of workspace that a rank may use for panels and partial sums; with few, the product goes through k in
-        slices. Operands that are cut otherwise are moved first; what they take does not count, nor does the product.
-        Default: as many as one slice takes.
+        slices. Operands that are cut otherwise are moved first; what they take does not count, nor does the product,
+        nor what the process keeps of earlier workspace. Default: as many as one slice takes.
     reproducible : bool
         The same bits for any number of ranks, grid and threads, on one kind of machine: each axis is cut into `blocks`
         blocks whatever the ranks, BLAS multiplies these, with one thread, and their products are added up in a fixed

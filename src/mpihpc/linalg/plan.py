@@ -198,10 +198,12 @@ class ProductPlan:
         shape = ((self.m, self.k), (self.k, self.n), (self.m, self.n))[matrix]
         return Tiling.of(shape, grid or self.grid, axes, self.size, (self.blocks,) * 2 if self.blocks else ())
 
-    def _extent(self, axis: int, grid: tuple[int, ...] | None = None) -> int:
-        """The longest block along an axis of the cuboid."""
+    def _extent(self, axis: int, grid: tuple[int, ...] | None = None, parts: int = 1) -> int:
+        """The longest block along an axis of the cuboid, or the longest of the parts that blocks are cut into."""
         n, p = (self.m, self.n, self.k)[axis], (grid or self.grid)[axis]
-        return min(n, -(-self.blocks // p) * -(-n // self.blocks)) if self.blocks else -(-n // p)
+        atoms, cells = (self.blocks, -(-n // self.blocks)) if self.blocks else (n, 1)
+        most = -(-atoms // p)
+        return min(n, -(-most // parts) * cells)
 
     def _workspace(self, grid: tuple[int, ...], slices: int) -> int:
         """Bytes for two panels (one travels), what is packed for them, partial sums, and the shares of idle ranks."""
@@ -223,7 +225,7 @@ class ProductPlan:
         if pk > 1 or self.worksize != self.itemsize:
             total += rows * columns * self.worksize
         if pk > 1:
-            own = -(-rows // strips.c[0]) * -(-columns // strips.c[1])
+            own = self._extent(M, grid, strips.c[0]) * self._extent(N, grid, strips.c[1])
             total += ((pk - 1) * own + (rows * columns if strips.c[1] > 1 else 0)) * self.worksize
         if slices > 1:
             product = (rows if joined[0] else -(-rows // rows_a)) * (columns if joined[1] else -(-columns // columns_b))

@@ -18,9 +18,9 @@ from mpihpc.core.transfer import Delivery, Transfer, received
 from mpihpc.linalg.plan import K, ProductPlan
 from mpihpc.linalg.tiling import AsMatrix, Slice
 
-# Bytes of a share that travel at once. Messages this small are made in memory that has just been used: in fresh memory,
-# which the system clears first, 134 MB took 0.16 to 0.7 s, in this 0.07 s.
-_PIECE = 2 << 20
+# Bytes of a share that travel at once, and of a message. Pieces this small lie in memory that has just been used: in
+# fresh memory, which the system clears first, 134 MB took 0.16 to 0.7 s, in this 0.07 s.
+_PIECE, _LEAST = 2 << 20, 64 << 10
 # Rows of B in a slice, where panels come from other layouts: to add up what slices give takes a hundredth of the time.
 _THICK = 8192
 
@@ -73,7 +73,8 @@ def moved(matrix: Matrix, need: Decomposition, topology: Topology, dtype: np.dty
         share = matrix.local[box.slices(matrix.start)].astype(dtype, copy=False)
     else:
         share = matrix.device.scratch(box.shape, dtype)
-    steps = -(-math.prod(need.shape) * matrix.local.dtype.itemsize // (topology.size * _PIECE)) or 1
+    nbytes = math.prod(need.shape) * matrix.local.dtype.itemsize // topology.size
+    steps = min(nbytes // _PIECE, nbytes // (topology.size * _LEAST)) or 1
     longest = need.shape.index(max(need.shape))
 
     def travel(step: int) -> Delivery:
@@ -130,9 +131,10 @@ def multiply(
         matrix.local.dtype in (dtype, work) and [p.box for p in matrix.layout.parts(rank)] == [box] * bool(box.size)
         for matrix, box in zip(operands, own, strict=True)
     ]
-    slices = plan.slices  # as many on all ranks
-    if not topology.private.allreduce(all(planned), op=MPI.LAND):
-        slices = max(slices, plan.k // plan.grid[K] // _THICK)
+    # What one rank has decides how others get it, and all go through k in as many slices.
+    agreed = topology.private.allreduce(planned[0] | planned[1] << 1, op=MPI.BAND)
+    planned = [bool(agreed & 1), bool(agreed & 2)]
+    slices = plan.slices if all(planned) else max(plan.slices, plan.k // plan.grid[K] // _THICK)
     mine = plan.partial().box(rank)
     in_place = plan.grid[K] == 1 and c.dtype == work
     sums = c if in_place else device.scratch(mine.shape[1:], work)
@@ -187,22 +189,24 @@ def _multiply_panels(
 ) -> int:
     """Multiply the parts of two panels as they arrive: first the own ones. Returns the bytes that it took."""
     extra = 0
+
+    def converted(parts: Iterable[tuple[Box, Any]], kind: np.dtype) -> list[tuple[Box, Any]]:
+        nonlocal extra
+        before = list(parts)
+        after = [(box, cells.astype(kind, copy=False)) for box, cells in before]
+        extra += sum(new.nbytes for (_, new), (_, old) in zip(after, before, strict=True) if new is not old)
+        return after
+
     sides: list[Iterable[tuple[Box, Any]]] = []
     for side, (panel, as_planned) in enumerate(zip(panels, planned, strict=True)):
-        parts: Iterable[tuple[Box, Any]] = panel
-        if as_planned:
-            together = plan.joined[side]
-        else:
-            parts = [(box, cells.astype(dtype, copy=False)) for box, cells in panel]
+        parts: Iterable[tuple[Box, Any]] = panel if as_planned else converted(panel, dtype)
+        together = plan.joined[side]
+        if not as_planned:
             together = len({(box.start[1 - side], box.stop[1 - side]) for box, _ in parts}) > 1  # cut along k
         if together:
             parts = _together(device, parts)
             extra += sum(cells.nbytes for _, cells in parts)
-        if work != dtype:
-            before = list(parts)
-            parts = [(box, cells.astype(work, copy=False)) for box, cells in before]
-            extra += sum(new.nbytes for (_, new), (_, old) in zip(parts, before, strict=True) if new is not old)
-        sides.append(parts)
+        sides.append(parts if work == dtype else converted(parts, work))
     left, right = sides
     room = device.scratch(0, work)
     for rows, x in left:
@@ -223,7 +227,7 @@ def _multiply_panels(
 
 
 def _together(device: Device, parts: Iterable[tuple[Box, Any]]) -> list[tuple[Box, Any]]:
-    """The parts of a panel as one, where they are cut along k."""
+    """The parts of a panel as one."""
     parts = list(parts)
     if not parts:
         return []

@@ -31,8 +31,8 @@ from mpihpc.matmul.options import DTYPES, Config
 class Result:
     """What was done; the fields are those of the ``--json`` line. Words are elements of the matrices.
 
-    ``words_optimum`` is what the busiest rank of the best grid receives; ``words_relayout_max`` counts what had to
-    move before because the operands were not cut as the product wants them.
+    ``words_optimum`` is what the busiest rank of the best grid receives; ``words_relayout_max`` counts what came beyond
+    that because the operands were not cut as the product wants them; ``slices`` of k are for the sake of memory.
     """
 
     shape: tuple[int, int, int]  # m, k, n
@@ -288,8 +288,9 @@ def _header(config: Config, problem: Problem) -> str:
     return (
         f"mpihpc {mpihpc.__version__} matmul: {plan.m}x{plan.k} by {plan.k}x{plan.n} {problem.dtype}, {what}\n"
         f"{ranks_text(plan.size)} as {grid_text(plan.grid)}, {problem.threads} "
-        f"thread{'s' if problem.threads > 1 else ''} each, on {problem.device.label}; k in {plan.slices} "
-        f"slice{'s' if plan.slices > 1 else ''}; the busiest receives {plan.words:,} words"
+        f"thread{'s' if problem.threads > 1 else ''} each, on {problem.device.label}"
+        f"{f'; for memory, k in {plan.slices} slices' if plan.slices > 1 else ''}; "
+        f"the busiest receives {plan.words:,} words"
     )
 
 

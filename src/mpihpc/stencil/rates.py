@@ -30,6 +30,7 @@ SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 25
 _MOST_TAPS = 1 << 29  # cells times taps of a step of it
 _HOPELESS, _UNLIKELY = 1.8, 1.2  # times the least: at the first turn, and later
 _TURNS = 5
+_EDITION = 2  # of the kernels and their tiles: rates of another one are not to be used
 
 
 class Rates(NamedTuple):
@@ -63,7 +64,7 @@ def measured(topology: Topology, threads: int, step: Step) -> Rates:
     """
     comm = topology.private
     # Rank 0's name counts: others may run on other machines, and all must measure the same.
-    machine = comm.bcast(f"{platform.node()} {_core.isa()} {comm.size}x{threads}")
+    machine = comm.bcast(job_name(comm.size, threads))
     measures: dict[str, Callable[[], list[float]]] = {
         f"{machine} exchanges": partial(_messages, topology),
         f"{machine} {name_of(step)}": partial(_steps, topology, threads, step),
@@ -96,8 +97,13 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
 
 
+def job_name(ranks: int, threads: int) -> str:
+    """What rates are kept under: what tells machines and jobs apart."""
+    return f"{platform.node()} {_core.isa()} {ranks}x{threads} edition {_EDITION}"
+
+
 def name_of(step: Step) -> str:
-    """What its rates are kept under, behind what tells machines and jobs apart."""
+    """What its rates are kept under, behind the name of the job."""
     taps, dtype, field, levels = step
     extra = (" field" if field else "") + (" two levels" if levels > 1 else "")
     kinds = len(np.unique(taps.weights))
