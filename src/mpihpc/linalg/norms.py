@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -70,16 +70,16 @@ def norm(
             raise ValueError(f"ord {ord!r} is not a norm of {'matrices' if len(axes) == 2 else 'vectors'}")
     if cells or ord in (None, "fro", "f") or (ord == 2 and len(axes) == 1):
         return reductions.norm(x, axes, **exact)
-    size = abs(x if kind_of(x.dtype) in "fc" else x.astype(float))
-    extreme = reductions.max if ord > 0 else reductions.min  # type: ignore[operator]
+    size, power = abs(x if kind_of(x.dtype) in "fc" else x.astype(float)), cast(float, ord)
+    extreme = reductions.max if power > 0 else reductions.min
     if len(axes) == 2:
-        lines, across = axes if abs(ord) == 1 else axes[::-1]  # type: ignore[arg-type]
+        lines, across = axes if abs(power) == 1 else axes[::-1]
         across -= across > lines and not keepdims
         return extreme(reductions.sum(size, lines, **exact), across, **options)
-    if abs(ord) == np.inf:  # type: ignore[arg-type]
+    if abs(power) == np.inf:
         return extreme(size, axes, **options)
-    if ord == 0:
+    if power == 0:
         return reductions.sum((x != 0).astype(size.dtype), axes, **exact)
-    if ord == 1:
+    if power == 1:
         return reductions.sum(size, axes, **exact)
-    return reductions.sum(size**ord, axes, **exact) ** (1 / ord)  # type: ignore[operator]
+    return reductions.sum(size**power, axes, **exact) ** (1 / power)
