@@ -80,8 +80,7 @@ Jam<T> known_shape(const Problem<T> &p, int axes, bool share) {
         for (t = 1; t < count; ++t)
             equal = equal && ((!box && t == count / 2) || std::memcmp(&p.weight[t], &p.weight[0], sizeof(T)) == 0);
         if (shares && equal) return shares;
-        const Jam<T> single = p.steps == 1 && !box && axes == 3 && r > 2 ? jam.single[r - 3] : nullptr;
-        return single ? single : jam.of[box][axes - 1][r - 1];
+        return jam.of[box][axes - 1][r - 1];
     }
     return nullptr;
 }

@@ -56,7 +56,7 @@ inline void store(T *p, V v) {
 
 // w * x, by an instruction that adds -0.0 to it, which changes no bit. On AMD additions have to wait for the denormal
 // products of plain multiplications (vectors of them take twice, if they come from normal numbers three times as long),
-// for those of fused ones they do not.
+// for those of fused ones they do not. Where nothing is denormal, both take the same time to 3 %.
 template <class W, class V>
 MPIHPC_INLINE V product(W w, V x) {
 #if defined(__AVX512F__)
@@ -64,6 +64,13 @@ MPIHPC_INLINE V product(W w, V x) {
         const V weight = w - V{}, zero = -V{};
         if constexpr (sizeof(x[0]) == 4) return (V)_mm512_fmadd_ps((__m512)weight, (__m512)x, (__m512)zero);
         else return (V)_mm512_fmadd_pd((__m512d)weight, (__m512d)x, (__m512d)zero);
+    }
+#endif
+#if defined(__FMA__)
+    if constexpr (sizeof(V) == 32) {
+        const V weight = w - V{}, zero = -V{};
+        if constexpr (sizeof(x[0]) == 4) return (V)_mm256_fmadd_ps((__m256)weight, (__m256)x, (__m256)zero);
+        else return (V)_mm256_fmadd_pd((__m256d)weight, (__m256d)x, (__m256d)zero);
     }
 #endif
     return w * x;

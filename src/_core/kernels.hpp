@@ -11,7 +11,7 @@ constexpr std::int64_t VECTOR_MOST = 64;  // bytes
 
 // How many rows a kernel fills at once. Four of a large star read 44: too many for the nearest cache and prefetchers.
 constexpr int jammed(int dims, std::int64_t radius, bool box) {
-    return dims == 1 ? 1 : dims == 3 && !box && radius > 2 ? 2 : JAM;
+    return dims == 1 ? 1 : dims == 3 && !box && radius > 1 ? 2 : JAM;
 }
 
 // Taps of a stencil, for rows of scalars (a complex number is two scalars in a row).
@@ -59,7 +59,6 @@ template <class T>
 struct Jams {
     Jam<T> of[2][3][MOST_RADIUS];  // [star, box][axes - 1][radius - 1]
     Jam<T> equal[2][2];            // [star, box][axes - 2], radius 1, equal weights; or null
-    Jam<T> single[2];              // [radius - 3], stars of 3 axes in single steps; or null
 };
 
 template <class T>

@@ -18,7 +18,7 @@
 
 // EQUAL: all weights of a box are the same, or those of a star but the one in the centre. A loaded vector is multiplied
 // once by each, and shifted after that.
-template <int DIMS, int RADIUS, bool BOX, bool EQUAL = false, bool FUSE = false>
+template <int DIMS, int RADIUS, bool BOX, bool EQUAL = false>
 struct Shape {
     static constexpr int ROWS = jammed(DIMS, RADIUS, BOX);
     static constexpr int Z = DIMS > 1 ? RADIUS : 0, Y = DIMS > 2 ? RADIUS : 0;  // reach across planes and rows
@@ -49,10 +49,6 @@ struct Shape {
     }
     static constexpr bool SHARES = EQUAL;
 
-    // Fused instructions overwrite an operand, of which they need a copy. With many taps of a 3-D shape copies cost more than
-    // they save: most of the wait for denormal products hides behind loads, but for large stars of floats in single steps.
-    static constexpr bool FUSED = EQUAL || FUSE || DIMS < 3 || TAPS <= 12;
-
     // Larger boxes written out would be megabytes of code. Their rows of taps look alike: loops go through them.
     static constexpr bool LOOPS = BOX && (RADIUS > 1 || DIMS > 2);
 };
@@ -65,7 +61,7 @@ MPIHPC_INLINE void add_taps(V (&acc)[S::ROWS][BLOCK], const V (&v)[BLOCK], const
         const T weight = w[S::weight(ZZ - J, DY, DX)];
 #pragma GCC unroll 8
         for (int b = 0; b < BLOCK; ++b) {
-            const V value = PRODUCTS ? v[b] : S::FUSED ? product(weight, v[b]) : weight * v[b];
+            const V value = PRODUCTS ? v[b] : product(weight, v[b]);
             acc[J][b] = FIRST ? value : acc[J][b] + value;
         }
     }
@@ -192,7 +188,9 @@ MPIHPC_INLINE void jam_block(T *const *dst, const T *const *x, const T *w, int64
 template <class S, class T, int BYTES>
 void jam(T *const *dst, const T *const *x, const T *w, int64_t n, bool stream, const Ahead &ahead) {
     constexpr int64_t LANES = BYTES / sizeof(T);
-    constexpr int BLOCK = S::ROWS == 1 ? 4 : BYTES == 64 && S::TAPS > 12 ? 4 : 2;
+    // Small: larger blocks wait for more lines of one row at a time (25 points took 1.1 times as long). The 3-D boxes go
+    // through loops, whose cost more vectors share.
+    constexpr int BLOCK = S::ROWS == 1 || (BYTES == 64 && S::LOOPS && S::Y > 0) ? 4 : 2;
     // A vector at the beginning or the end of the rows, which others overlap.
     const auto end = [&](int64_t at, int64_t from, int64_t to) {
         if (!stream) return jam_block<S, T, BYTES, 1>(dst, x, w, at, false);
@@ -242,10 +240,6 @@ constexpr Jams<T> jams() {
         all.equal[0][1] = jam<Shape<3, 1, false, true>, T, BYTES>;
         all.equal[1][0] = jam<Shape<2, 1, true, true>, T, BYTES>;
         all.equal[1][1] = jam<Shape<3, 1, true, true>, T, BYTES>;
-        if constexpr (sizeof(T) == 4) {
-            all.single[0] = jam<Shape<3, 3, false, false, true>, T, BYTES>;
-            all.single[1] = jam<Shape<3, 4, false, false, true>, T, BYTES>;
-        }
     }
     return all;
 }
