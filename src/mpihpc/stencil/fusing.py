@@ -15,7 +15,7 @@ from mpihpc.core.topology import Topology
 from mpihpc.stencil.overlap import slab_count
 from mpihpc.stencil.rates import CANDIDATES, Step, guessed, measured, sample
 
-_TIE = 1.03  # times the least: nothing is measured better, and fewer steps need shallower halos
+_TIE = 1.02  # times the least: nothing is measured better, and fewer steps need shallower halos
 _CALL = 1e-5  # seconds for a call of a kernel
 _ROW = 100  # cells; what it costs to begin a row that is shorter
 _LARGE = 1 << 20  # cells of a block; with fewer it is not worth while to measure anything

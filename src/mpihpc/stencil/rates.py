@@ -29,7 +29,7 @@ CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
 SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 256)}  # blocks of 8-byte cells
 _MOST_TAPS = 1 << 29  # cells times taps of a step of it
 _HOPELESS, _UNLIKELY = 1.8, 1.2  # times the least: at the first turn, and later
-_TURNS = 5
+_TURNS = 9
 _EDITION = 3  # of the kernels and their tiles: rates of another one are not to be used
 
 
