@@ -91,6 +91,7 @@ NB_MODULE(_core, m) {
     mpihpc::bind_stencils(m);
     mpihpc::bind_sums(m);
     mpihpc::bind_boxes(m);
+    mpihpc::bind_products(m);
 
     m.def("copy", &copy, "src"_a, "dst"_a, "threads"_a = 1,
           R"(Copy `src` into `dst` of the same shape with ordinary vector loads and stores: the yardstick of benchmarks.

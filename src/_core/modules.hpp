@@ -8,5 +8,6 @@ namespace mpihpc {
 void bind_stencils(nanobind::module_ &m);
 void bind_sums(nanobind::module_ &m);
 void bind_boxes(nanobind::module_ &m);
+void bind_products(nanobind::module_ &m);
 
 }  // namespace mpihpc

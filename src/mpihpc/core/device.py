@@ -96,6 +96,9 @@ class Device(Protocol):
     ) -> None:
         """``ufunc(*inputs, out=outs, where=where, **options)``."""
 
+    def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int) -> bool:
+        """``out = a @ b`` or ``out += a @ b`` of matrices, if there is a faster way than `numpy.matmul`; else False."""
+
     def wait(self) -> None:
         """Until all is done that was begun in the current lane.
 
@@ -155,6 +158,9 @@ class Cpu:
         self, ufunc: np.ufunc, inputs: Sequence[Any], outs: Sequence[Any], where: Any, options: Mapping[str, Any]
     ) -> None:
         ufunc(*inputs, out=tuple(outs), where=where, **options)
+
+    def multiply(self, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool, threads: int) -> bool:
+        return cpu.multiply(a, b, out, add, threads)
 
     def wait(self) -> None:
         pass

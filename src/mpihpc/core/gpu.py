@@ -110,6 +110,9 @@ class Gpu:
         for out, result in zip(outs, found if ufunc.nout > 1 else (found,), strict=True):
             self._cupy.copyto(out, result, casting="unsafe", where=None if where is True else where)
 
+    def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int) -> bool:
+        return False  # matmul is cuBLAS
+
     def wait(self) -> None:
         self._cupy.cuda.get_current_stream().synchronize()
 

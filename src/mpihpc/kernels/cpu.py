@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from mpihpc import _core
 from mpihpc._core import sum_add, sum_add_products, sum_columns
 
-__all__ = ["Boxes", "advance", "checksum", "correlate", "sum_add", "sum_add_products", "sum_columns"]
+__all__ = ["Boxes", "advance", "checksum", "correlate", "multiply", "sum_add", "sum_add_products", "sum_columns"]
 
+_LEAST_SIDE = 128  # rows or columns of a product for which our kernels are faster than BLAS
 _MODES = ("wrap", "constant", "nearest", "reflect", "mirror")  # as _core counts them
 
 
@@ -43,6 +44,36 @@ def correlate(
     if taps.dtype.kind not in "iu":
         raise TypeError(f"offsets is {taps.dtype}, it must be integers")
     _core.correlate(src, dst, taps.astype(np.int64, copy=False), np.asarray(weights), threads)
+
+
+def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = False, threads: int = 1) -> bool:
+    """``out = a @ b``, or ``out += a @ b``, if these kernels can do so faster than `numpy.matmul`.
+
+    Parameters
+    ----------
+    a, b : (m, k) and (k, n) array
+        Any strides.
+    out : (m, n) array
+        No memory in common with `a` and `b`.
+    add : bool
+        Whether to add to what `out` holds.
+    threads : int
+        OpenMP threads, 1 to 1024. A cell's bits depend on its row of `a` and its column of `b` only.
+
+    Returns
+    -------
+    bool
+        False: they cannot, and `out` is untouched. They do float64 on processors with AVX2 or AVX-512; not small
+        matrices, nor one by its own transpose, which is half the work for BLAS; and rows of `out` must be contiguous.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, with the two numbers.
+    """
+    if min(out.shape, default=0) < _LEAST_SIDE or (a.ctypes.data == b.ctypes.data and a.strides == b.strides[::-1]):
+        return False
+    return _core.multiply(a, b, out, add, threads)
 
 
 def advance(

@@ -241,7 +241,7 @@ def gram(
     turned = rows._replace(layout=plan.own(0), local=rows.local.T, start=rows.start[::-1])
     with blas_threads(limit):
         # The same memory twice: NumPy calls BLAS's syrk.
-        return _carry_out(plan, topology, a.device, (turned, rows), a.dtype, (), out, out is a, counts)
+        return _carry_out(plan, topology, a.device, (turned, rows), a.dtype, (), out, out is a, limit, counts)
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
@@ -364,7 +364,7 @@ def _product(
         matrices = [moved(matrix, plan.own(side), topology, dtype) for side, matrix in enumerate(matrices)]
         counts.words_relayout += received.cells - before
     with blas_threads(1 if reproducible else limit, force=reproducible):
-        return _carry_out(plan, topology, a.device, matrices, dtype, missing, out, out is a or out is b, counts)
+        return _carry_out(plan, topology, a.device, matrices, dtype, missing, out, out is a or out is b, limit, counts)
 
 
 def _carry_out(
@@ -376,6 +376,7 @@ def _carry_out(
     missing: Sequence[int],
     out: DistArray | None,
     out_is_operand: bool,
+    threads: int,
     counts: Counts,
 ) -> Any:
     """Multiply, and put the product where it is wanted."""
@@ -386,7 +387,7 @@ def _carry_out(
     fits = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not out_is_operand
     c = out if out is not None and fits else DistArray(cut, dtype, comm=topology.comm, device=device)
     target = np.expand_dims(c.local, missing[0]) if len(missing) == 1 else c.local
-    multiply(plan, topology, device, operands, target, dtype, working_dtype(dtype), counts)
+    multiply(plan, topology, device, operands, target, dtype, working_dtype(dtype), threads, counts)
     if len(missing) == 2:
         [owner] = cut.owners(Box((0, 0), (1, 1)))
         return topology.private.bcast(device.to_host(target)[0, 0] if topology.rank == owner else None, root=owner)

@@ -101,6 +101,7 @@ def multiply(
     c: Any,
     dtype: np.dtype,
     work: np.dtype,
+    threads: int,
     counts: Counts,
 ) -> None:
     """Multiply. Collective.
@@ -122,6 +123,8 @@ def multiply(
         This rank's strip of the product, as ``plan.own(2)`` cuts it; overwritten.
     dtype, work : numpy.dtype
         Of the product, and to multiply and add in.
+    threads : int
+        Of this rank.
     counts : Counts
         Where to count.
     """
@@ -155,7 +158,7 @@ def multiply(
     panels = travel(0)
     for step in range(slices):
         coming = travel(step + 1)
-        extra = _multiply_panels(plan, device, panels, planned, sums, mine.start[1:], dtype, work, add=step > 0)
+        extra = _multiply_panels(plan, device, panels, planned, sums, mine.start[1:], dtype, work, step > 0, threads)
         counts.workspace = max(counts.workspace, held + extra + sum(p.nbytes for p in (*panels, *coming)))
         while panels:
             panels.pop().finish()  # and give its memory back before the next one begins to travel
@@ -186,6 +189,7 @@ def _multiply_panels(
     dtype: np.dtype,
     work: np.dtype,
     add: bool,
+    threads: int,
 ) -> int:
     """Multiply the parts of two panels as they arrive: first the own ones. Returns the bytes that it took."""
     extra = 0
@@ -215,6 +219,8 @@ def _multiply_panels(
             target = sums[box.slices(start)]
             if plan.blocks:
                 _multiply_tiles(plan, box, rows.start[1], x, y, target)
+            elif device.multiply(x, y, target, add, threads):
+                pass
             elif add:
                 if room.size < target.size:
                     room = device.scratch(target.size, work)
