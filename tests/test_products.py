@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpihpc import _core
+from mpihpc.core.device import product_threads
 from mpihpc.kernels import cpu
 
 ABLE = [name for name in _core.isas() if name != "baseline"]
@@ -142,3 +143,14 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             cpu.multiply(*arguments)
+
+
+def test_threads_are_what_the_variables_of_blas_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert product_threads(6) == 6
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    assert product_threads(6) == 2
+    assert product_threads(6, 3) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,4")
+    assert product_threads(6) == 1

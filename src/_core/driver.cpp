@@ -19,8 +19,9 @@ const std::vector<const Kernels *> &usable() {
         std::vector<const Kernels *> found{&baseline::kernels()};
 #if defined(MPIHPC_X86_ISAS)
         __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::kernels());
-        if (__builtin_cpu_supports("avx512f")) found.push_back(&avx512::kernels());
+        const bool fuses = __builtin_cpu_supports("fma");
+        if (fuses && __builtin_cpu_supports("avx2")) found.push_back(&avx2::kernels());
+        if (fuses && __builtin_cpu_supports("avx512f")) found.push_back(&avx512::kernels());
 #endif
         return found;
     }();

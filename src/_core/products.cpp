@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -15,6 +16,8 @@
 namespace mpihpc {
 using namespace nb::literals;
 namespace {
+
+constexpr double ALONE = 1 << 21;  // multiplications that one thread makes by itself, and a further one must have
 
 Multiply kernel() {
 #if defined(MPIHPC_X86_ISAS)
@@ -33,22 +36,22 @@ public:
     Workspace &operator=(const Workspace &) = delete;
     ~Workspace() { std::free(memory); }
 
-    void *room(std::size_t bytes) {
+    // Null where there is none left.
+    double *room(std::size_t bytes) {
         if (bytes > held) {
             std::free(memory);
-            held = (bytes + HUGE - 1) / HUGE * HUGE;
-            memory = std::aligned_alloc(HUGE, held);
+            held = (bytes + GRAIN - 1) / GRAIN * GRAIN;
+            memory = std::aligned_alloc(GRAIN, held);
             if (!memory) held = 0;
-            if (!memory) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
-            madvise(memory, held, MADV_HUGEPAGE);  // if not, it only takes longer
+            if (memory) madvise(memory, held, MADV_HUGEPAGE);  // if not, it only takes longer
 #endif
         }
-        return memory;
+        return static_cast<double *>(memory);
     }
 
 private:
-    static constexpr std::size_t HUGE = std::size_t(2) << 20;
+    static constexpr std::size_t GRAIN = std::size_t(2) << 20;
     void *memory = nullptr;
     std::size_t held = 0;
 };
@@ -66,10 +69,13 @@ void multiply(Multiply kernel, const Buffer &a, const Buffer &b, const Buffer &c
     const Matrix<double> out = matrix<double>(c);
     if (k == 0 && !add)
         for (int64_t i = 0; i < m; ++i) std::fill_n(out.at(i, 0), n, 0.0);
+    // To start a team takes as long as some of this work.
+    threads = int(std::clamp(double(m) * double(n) * double(k) / ALONE, 1.0, double(threads)));
     int down = 1;
     for (int p = 1; p <= threads; ++p)
         if (threads % p == 0 && m * (threads / p) + n * p < m * (threads / down) + n * down) down = p;
     const int across = threads / down;
+    std::atomic<bool> failed{false};
 #if defined(_OPENMP)
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
 #endif
@@ -78,10 +84,15 @@ void multiply(Multiply kernel, const Buffer &a, const Buffer &b, const Buffer &c
         const int64_t rows = m * (t / across + 1) / down - i, columns = n * (t % across + 1) / across - j;
         if (rows == 0 || columns == 0) continue;
         static thread_local Workspace memory;  // of this thread, for its next products too
-        double *work = static_cast<double *>(memory.room(std::size_t(workspace(columns)) * sizeof(double)));
+        double *work = memory.room(std::size_t(workspace(columns)) * sizeof(double));
+        if (!work) {  // exceptions must not leave the region
+            failed = true;
+            continue;
+        }
         kernel(rows, columns, k, {left.at(i, 0), left.row, left.column}, {right.at(0, j), right.row, right.column},
                {out.at(i, j), out.row, out.column}, add, work);
     }
+    if (failed) throw std::bad_alloc();
 }
 
 // Whether they are doubles that lie whole steps apart.

@@ -10,7 +10,7 @@ template <class T>
 struct Matrix {
     T *first;
     std::int64_t row, column;
-    T *at(std::int64_t i, std::int64_t j) const { return first + i * row + j * column; }
+    __attribute__((always_inline)) T *at(std::int64_t i, std::int64_t j) const { return first + i * row + j * column; }
 };
 
 // How much of the operands is copied to where it can be read line by line: so much of a and b fits the second cache and
@@ -18,12 +18,11 @@ struct Matrix {
 constexpr std::int64_t DEPTH = 384;    // of both, along the axis that is summed over
 constexpr std::int64_t TALL = 96;      // rows of a, a multiple of those of a tile: of 6 and 8
 constexpr std::int64_t WIDE = 1024;    // columns of b, likewise of 8 and 16
-constexpr std::int64_t TILE_ROWS = 8;  // at most
 constexpr std::int64_t SPARE = 16;     // numbers between rows of a, which else would share few places in a cache
 
 // Numbers in the workspace for n columns.
 constexpr std::int64_t workspace(std::int64_t n) {
-    return (n < WIDE ? n + 16 : WIDE) * DEPTH + (TALL + TILE_ROWS) * (DEPTH + SPARE);
+    return (n < WIDE ? n + 16 : WIDE) * DEPTH + TALL * (DEPTH + SPARE);
 }
 
 // c = a b, or c += a b. c is m x n, its columns lie side by side; a is m x k. work: workspace(n) numbers, aligned to 64

@@ -4,7 +4,7 @@
 // first to the last: so its bits depend neither on its place nor on the shape of the matrices.
 #include "products.hpp"
 
-#if defined(__FMA__)
+#if defined(__FMA__) && MPIHPC_VECTOR_BYTES >= 32
 #include <immintrin.h>
 #endif
 
@@ -12,7 +12,7 @@
 
 namespace mpihpc::MPIHPC_ISA {
 
-#if defined(__FMA__)
+#if defined(__FMA__) && MPIHPC_VECTOR_BYTES >= 32
 namespace {
 
 using std::int64_t;
@@ -21,7 +21,7 @@ constexpr int LINE = 64;
 constexpr int LANES = MPIHPC_VECTOR_BYTES / 8, ROWS = LANES == 8 ? 8 : 6, VECTORS = 2;  // a tile fits the registers
 constexpr int64_t COLUMNS = VECTORS * LANES;                                            // of a tile
 constexpr int64_t STEP = DEPTH + SPARE;  // from a row of a to the next, where it is copied
-static_assert(TALL % ROWS == 0 && WIDE % COLUMNS == 0 && ROWS <= TILE_ROWS);
+static_assert(TALL % ROWS == 0 && WIDE % COLUMNS == 0);
 
 typedef double Vec __attribute__((vector_size(MPIHPC_VECTOR_BYTES)));
 
@@ -34,7 +34,7 @@ MPIHPC_INLINE Vec load(const double *p) {
 MPIHPC_INLINE void store(double *p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
 
 MPIHPC_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
-#if defined(__AVX512F__)
+#if MPIHPC_VECTOR_BYTES == 64
     return (Vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 #else
     return (Vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
@@ -146,7 +146,7 @@ void tiles(int64_t m, int64_t n, int64_t depth, const double *a, bool across, co
 void product(int64_t m, int64_t n, int64_t k, Matrix<const double> a, Matrix<const double> b, Matrix<double> c, bool add,
              double *work) {
     const bool across = a.row == 1 && a.column != 1;
-    double *rows = work, *columns = work + (TALL + TILE_ROWS) * STEP;
+    double *rows = work, *columns = work + TALL * STEP;
     for (int64_t j = 0; j < n; j += WIDE) {
         const int64_t width = n - j < WIDE ? n - j : WIDE;
         for (int64_t p = 0; p < k; p += DEPTH) {

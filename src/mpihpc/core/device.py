@@ -239,6 +239,13 @@ def thread_count(cores: int, threads: int | None = None) -> int:
     return int(wanted) if wanted.isdigit() and 1 <= int(wanted) <= MAX_THREADS else min(cores, MAX_THREADS)
 
 
+def product_threads(cores: int, threads: int | None = None) -> int:
+    """Threads of a rank's products: as asked for, else the least that a variable for BLAS says, else `thread_count`."""
+    said = [os.environ.get(name, "").split(",")[0] for name in _THREAD_VARIABLES]
+    numbers = [int(text) for text in said if text.isdigit() and int(text) >= 1]
+    return min([*numbers, MAX_THREADS]) if numbers and threads is None else thread_count(cores, threads)
+
+
 @contextmanager
 def blas_threads(threads: int, *, force: bool = False) -> Iterator[None]:
     """Cap BLAS at this many threads, unless the user has set one of the variables that do so (or `force`)."""

@@ -70,6 +70,10 @@ def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = Fa
     ------
     ValueError
         Shapes that do not fit, with the two numbers.
+
+    Notes
+    -----
+    Overflow gives infinity without NumPy's warning. Each thread keeps up to 4 MiB of workspace.
     """
     if min(out.shape, default=0) < _LEAST_SIDE or (a.ctypes.data == b.ctypes.data and a.strides == b.strides[::-1]):
         return False

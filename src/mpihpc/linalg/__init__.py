@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, grid_text
-from mpihpc.core.device import Device, blas_threads, thread_count
+from mpihpc.core.device import Device, blas_threads, product_threads
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import received
@@ -142,7 +142,7 @@ def matmul(
     transpose_a, transpose_b : bool
         Use the transposed matrix.
     threads : int, optional
-        Threads of BLAS. Default: as its environment variables say, else the cores this rank may call its own.
+        Of this rank. Default: as the environment variables of BLAS say, else the cores this rank may call its own.
     counts : Counts, optional
         Gets what this rank did.
 
@@ -233,7 +233,7 @@ def gram(
         _check_out(out, a, (n, n), a.dtype)
         work = working_dtype(a.dtype)
         plan = plan_product(n, n, k, work, topology.size, grid=(1, 1, max(1, min(k, topology.size))), memory=memory)
-        limit = thread_count(topology.cores, threads)
+        limit = product_threads(topology.cores, threads)
     counts = Counts() if counts is None else counts
     before = received.cells
     rows = moved(Matrix.of(a, (0, 1)), plan.own(1), topology, work)
@@ -356,7 +356,7 @@ def _product(
         plan = plan_product(
             m, n, k, dtype, topology.size, grid=grid, memory=memory, reproducible=reproducible, blocks=blocks
         )
-        limit = thread_count(topology.cores, threads)
+        limit = product_threads(topology.cores, threads)
     counts = Counts() if counts is None else counts
     matrices = [Matrix.of(x, seen) for x, seen in zip(operands, axes, strict=True)]
     if memory is not None or reproducible:  # slices and tiles are cut out of the plan's strips

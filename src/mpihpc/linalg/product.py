@@ -220,7 +220,7 @@ def _multiply_panels(
             if plan.blocks:
                 _multiply_tiles(plan, box, rows.start[1], x, y, target)
             elif device.multiply(x, y, target, add, threads):
-                pass
+                continue
             elif add:
                 if room.size < target.size:
                     room = device.scratch(target.size, work)

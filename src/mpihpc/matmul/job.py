@@ -17,7 +17,7 @@ from mpihpc import io
 from mpihpc.array import DistArray
 from mpihpc.config import stored
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
-from mpihpc.core.device import CPU, Device, blas_threads, check_device, thread_count
+from mpihpc.core.device import CPU, Device, blas_threads, check_device, product_threads
 from mpihpc.core.failure import VerificationError, agree, nearest
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
@@ -195,7 +195,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         if comm.rank == 0 and config.output:  # ranks on other nodes may see other folders
             file, name = io.split_name(config.output)
             io.check_target(file, "data" if name is None else name)
-        own_threads = thread_count(topology.cores, config.threads)
+        own_threads = product_threads(topology.cores, config.threads)
     device = topology.device(config.device)
     threads = topology.private.allreduce(own_threads, op=MPI.MAX)
     readers = tuple((io.Reader(file, comm=comm), dataset) for file, dataset in map(io.split_name, files))
