@@ -1,7 +1,8 @@
 """Matrix products, beside NumPy, heat and ScaLAPACK: ``python -m benchmarks.matmul``.
 
 Two ranks of one thread each share a product; NumPy does it on rank 0 with as many threads as there are ranks, while the
-others sleep. *blocks alone* is the same local work without a message: what no distributed product can beat. heat
+others sleep. *blocks alone* is the same local work by NumPy, without a message: what a product that leaves it to
+BLAS cannot beat. heat
 (https://heat.readthedocs.io, in the ranks of this program) and ScaLAPACK (pdgemm.c beside this program, compiled and
 started when libscalapack-openmpi-dev is installed) take part where they are; their operands are cut in each of the
 ways a user might choose. All take turns, so that a busy machine disturbs all alike, and the medians are shown.

@@ -127,6 +127,7 @@ def test_what_they_cannot_do_is_left_alone() -> None:
         (a, b, np.full((140, 150), 5, int)),
         (narrow, b, out[:100]),  # BLAS is faster
         (a, a.T, np.full((140, 140), 5.0)),  # BLAS does half of it
+        (out[:, :140], np.ones((140, 150)), out),  # NumPy copies what would be overwritten
     ):
         assert not cpu.multiply(x, y, z)
         assert (z == 5).all()

@@ -54,7 +54,6 @@ def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = Fa
     a, b : (m, k) and (k, n) array
         Any strides.
     out : (m, n) array
-        No memory in common with `a` and `b`.
     add : bool
         Whether to add to what `out` holds.
     threads : int
@@ -64,7 +63,8 @@ def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = Fa
     -------
     bool
         False: they cannot, and `out` is untouched. They do float64 on processors with AVX2 or AVX-512; not small
-        matrices, nor one by its own transpose, which is half the work for BLAS; and rows of `out` must be contiguous.
+        matrices, nor one by its own transpose, which is half the work for BLAS. Rows of `out` must be contiguous, and
+        have no memory in common with `a` and `b`.
 
     Raises
     ------

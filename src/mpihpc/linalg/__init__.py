@@ -151,7 +151,8 @@ def matmul(
     DistArray or scalar
         `out`, or a new array of shape (m, n), cut as `layouts` says; one axis less for each vector, and a scalar, on
         all ranks, for two. The dtype is `numpy.result_type` of both; float16 and bfloat16 are multiplied and added up
-        in float32, and rounded at the end. `error_bound` tells how far elements may be from the exact ones.
+        in float32, and rounded at the end. `error_bound` tells how far elements may be from the exact ones. Where
+        float64 overflows there is infinity, with or without NumPy's warning.
 
     Raises
     ------
