@@ -43,13 +43,15 @@ _ARGUMENTS = {"pack": "count, *steps", "unpack": "count, *steps", "copy": "rows[
 
 
 _SUMS = """
-extern "C" void run_sum_{dtype}(void *x, void *y, long long n, void *words, unsigned blocks) {{
-    static void *arrays[3];
-    static long long count;
-    arrays[0] = x, arrays[1] = y, arrays[2] = words, count = n;
-    launch(blocks, sums_{dtype}::THREADS, true, false, [] {{
+extern "C" void run_sum_{dtype}(void *const *p, const sums_{dtype}::Columns *g, unsigned blocks) {{
+    static void *const *args;
+    static const sums_{dtype}::Columns *geometry;
+    args = p;
+    geometry = g;
+    launch(blocks, sums_{dtype}::THREADS, false, false, [] {{
         using namespace sums_{dtype};
-        sum_{dtype}((Cell *)arrays[0], (Cell *)arrays[1], count, (unsigned long long *)arrays[2]);
+        sum_{dtype}((Cell *)args[0], (Cell *)args[1], (double *)args[2], (int *)args[3],
+            (unsigned long long *)args[4], *geometry);
     }});
 }}
 """
@@ -97,11 +99,20 @@ class Host(Recorder):
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in (one, two, tables[0], tables[-1])]
         run(*pointers, ctypes.c_longlong(len(tables[0]) - 1), ctypes.c_void_p(np.concatenate(strides).ctypes.data), 3)
 
-    def add_up(self, x: np.ndarray, y: np.ndarray | None, words: np.ndarray, blocks: int) -> None:
-        """Add the cells of x, or their products with those of y, to the words of a sum."""
-        run = getattr(self.library, f"run_sum_{x.dtype.str[1:]}")
-        pointers = [ctypes.c_void_p(None if a is None else a.ctypes.data) for a in (x, y, words)]
-        run(*pointers[:2], ctypes.c_longlong(x.size), pointers[2], blocks)
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    def contiguous(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array)
+
+    def to_host(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def add_up(self, arrays: Sequence[np.ndarray | None], geometry: np.ndarray, blocks: int) -> None:
+        run = getattr(self.library, f"run_sum_{arrays[0].dtype.str[1:]}")
+        self.launches += 1
+        pointers = (ctypes.c_void_p * 5)(*(None if a is None else a.ctypes.data for a in arrays))
+        run(pointers, geometry.ctypes.data_as(ctypes.c_void_p), blocks)
 
 
 def compile_host(target: Path, kernels: dict[str, tuple[Kernel, str]], sizes: Sequence[int] = ()) -> Path:

@@ -124,10 +124,12 @@ void add_products(Exact &sum, const Cells &x, const Cells &y);
 // of y, and of their conjugates.
 void add_complex(Exact &real, Exact &imag, const Cells &x, const Cells *y, bool conjugate);
 
-// The sum of each column of x, or of its products with y, whose first `lead` axes are its rows and the others its columns, both in C order, in
-// `terms` rows of as many doubles as there are columns. One term: the sum, rounded. More: numbers that add up to it
-// exactly, the first one the sum rounded (or the largest double), the others filled up with zeros. Returns how many terms
-// there would have to be. `odd`: how a single term is rounded.
+// The sum of each column of x, or of its products with y, whose first `lead` axes are its rows and the others its columns,
+// both in C order, in `terms` rows of as many doubles as there are columns. One term: the sum, rounded. More: numbers that
+// add up to it exactly, the first one the sum rounded (or the largest double), the others filled up with zeros. Returns
+// how many terms there would have to be. `odd`: how a single term is rounded.
 std::int64_t sum_columns(const Cells &x, const Cells *y, int lead, double *out, std::int64_t terms, bool odd);
+// The same for sums that are there: so many arrays of words.
+std::int64_t sum_states(const std::int64_t *words, std::int64_t states, double *out, std::int64_t terms, bool odd);
 
 }  // namespace mpihpc

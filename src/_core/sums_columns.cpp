@@ -32,6 +32,17 @@ std::vector<double> expansion(Exact &sum) {
     return terms;
 }
 
+// One column of `terms` rows of numbers: see sum_columns. Returns how many rows there would have to be.
+int64_t put_sum(Exact &sum, double *out, int64_t columns, int64_t terms, bool odd) {
+    if (terms == 1) {
+        *out = sum.round(false, odd);
+        return 1;
+    }
+    const std::vector<double> all = expansion(sum);
+    for (int64_t k = 0; k < terms; ++k) out[k * columns] = k < int64_t(all.size()) ? all[std::size_t(k)] : 0;
+    return int64_t(all.size());
+}
+
 // Axes with as few of them as their strides allow.
 struct Axes {
     std::vector<int64_t> shape, x, y;  // strides in bytes
@@ -136,14 +147,7 @@ private:
     }
 
     void put(int64_t column, Exact &sum) {
-        if (terms_ == 1) {
-            out_[column] = sum.round(false, odd_);
-            return;
-        }
-        const std::vector<double> all = expansion(sum);
-        most_ = std::max(most_, int64_t(all.size()));
-        for (int64_t k = 0; k < terms_; ++k)
-            out_[k * columns_ + column] = k < int64_t(all.size()) ? all[std::size_t(k)] : 0;
+        most_ = std::max(most_, put_sum(sum, out_ + column, columns_, terms_, odd_));
     }
 
     void put_pair(int64_t column, double sum, double error) {
@@ -305,6 +309,15 @@ private:
 
 int64_t sum_columns(const Cells &x, const Cells *y, int lead, double *out, int64_t terms, bool odd) {
     return Columns(x, y, lead, out, terms, odd).sum();
+}
+
+int64_t sum_states(const int64_t *words, int64_t states, double *out, int64_t terms, bool odd) {
+    int64_t most = 1;
+    for (int64_t c = 0; c < states; ++c) {
+        Exact sum(words + c * Exact::WORDS);
+        most = std::max(most, put_sum(sum, out + c, states, terms, odd));
+    }
+    return most;
 }
 
 }  // namespace mpihpc

@@ -149,7 +149,8 @@ With `odd`, if it is no float64, the one beside it whose last bit is 1: it can b
                 value_error("out must have shape (terms, " + str(columns) + "), and at least 1 term");
             nb::gil_scoped_release nogil;
             const Cells factors = y.cells();
-            return sum_columns(x.cells(), products ? &factors : nullptr, lead, reinterpret_cast<double *>(out.data()), out.shape[0], odd);
+            double *const to = reinterpret_cast<double *>(out.data());
+            return sum_columns(x.cells(), products ? &factors : nullptr, lead, to, out.shape[0], odd);
         },
         "x"_a, "lead"_a, "out"_a, "odd"_a = false, "y"_a = nb::none(),
         R"(The sums over the first axes of an array.
@@ -171,6 +172,22 @@ Returns
 -------
 int
     How many terms that takes. If it is more than `out` has, `out` is incomplete.)");
+
+    m.def(
+        "sum_states",
+        [](nb::handle states_, nb::handle out_, bool odd) {
+            const Array states(states_, "states", "l"), out(out_, "out", "d", true);
+            if (states.shape.size() != 2 || states.shape[1] != Exact::WORDS || states.stride[1] != 8 ||
+                (states.shape[0] > 1 && states.stride[0] != 8 * Exact::WORDS))
+                value_error("states must be contiguous and have shape (states, " + str(Exact::WORDS) + ")");
+            if (out.shape.size() != 2 || out.shape[1] != states.shape[0] || out.shape[0] < 1)
+                value_error("out must have shape (terms, " + str(states.shape[0]) + "), and at least 1 term");
+            nb::gil_scoped_release nogil;
+            const int64_t *const words = reinterpret_cast<const int64_t *>(states.data());
+            return sum_states(words, states.shape[0], reinterpret_cast<double *>(out.data()), out.shape[0], odd);
+        },
+        "states"_a, "out"_a, "odd"_a = false,
+        R"(The sums of some states, (states, SUM_WORDS) int64, as `sum_columns` gives those of columns.)");
 }
 
 }  // namespace mpihpc

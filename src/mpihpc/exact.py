@@ -27,6 +27,8 @@ Terms = Callable[[Index], list[list[Any]]]
 _PIECE = 1 << 15  # cells
 _LARGE_PIECE = 1 << 22  # of what lies on a GPU, which wants much to do at once
 _ROWS = 64  # of a piece, at least, along the reduced axes
+_MANY_ROWS = 1 << 10  # on a GPU, for some numbers of each column come to the host
+_MOST = 1 << 30  # cells, or rows, that go to a kernel at once
 
 
 def total(terms: Terms, shape: Sequence[int], views: bool, device: Device = CPU) -> NDArray[np.int64]:
@@ -43,10 +45,9 @@ def total(terms: Terms, shape: Sequence[int], views: bool, device: Device = CPU)
     device : Device
         Where the terms are.
     """
-    kernels, piece = device.kernels, _PIECE if device is CPU else _LARGE_PIECE
+    kernels, piece = device.kernels, _MOST if views else _PIECE if device is CPU else _LARGE_PIECE
     states: list[NDArray[np.int64]] = []
-    whole = (views and device is CPU) or not math.prod(shape)
-    for at in [_everything(shape)] if whole else _pieces(shape, piece):
+    for at in _pieces(shape, piece) if math.prod(shape) else [_everything(shape)]:
         found = terms(at)
         states = states or list(np.zeros((len(found), _core.SUM_WORDS), np.int64))
         for state, component in zip(states, found, strict=True):
@@ -108,16 +109,18 @@ def lines(
     device : Device
         Where the terms are; the sums are in host memory.
     """
-    kernels, piece = device.kernels, _PIECE if device is CPU else _LARGE_PIECE
+    kernels, (piece, least) = device.kernels, (_PIECE, _ROWS) if device is CPU else (_LARGE_PIECE, _MANY_ROWS)
     here = tuple(1 if d in axes else n for d, n in enumerate(shape))
-    if views and device is CPU:
-        everything = terms(_everything(shape))
-        return [_columns(x, axes, complete, odd, here) for (x,) in everything]
-    sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]
     tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
-    for at in _pieces(here, piece // _ROWS):
+    height = math.prod(tall)
+    if views and height <= _MOST:
+        everything = terms(_everything(shape))
+        return [_columns(x, axes, complete, odd, here, kernels) for (x,) in everything]
+    sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]
+    wide = piece // max(1, min(height, least))
+    for at in _pieces(here, wide):
         parts: list[NDArray[np.float64] | None] = [None] * len(sums)
-        for rows in _pieces(tall, max(_ROWS, piece // max(1, math.prod(here)))):
+        for rows in _pieces(tall, max(least, piece // max(1, min(math.prod(here), wide)))):
             index = tuple(rows[d] if d in axes else s for d, s in enumerate(at))
             for c, component in enumerate(terms(index)):
                 found = [_columns(x, axes, False, kernels=kernels) for x in component]

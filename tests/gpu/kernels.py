@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mpihpc import _core
 from mpihpc.kernels import cpu, cuda
 from mpihpc.kernels.cuda import choice, plan
 from programs.test_cuda import SPECIAL, box, special_case, star
@@ -223,6 +225,30 @@ def test_lanes(device, cupy):
         total = float(x.sum())
     assert total == 100 * x.size and float(y.sum()) == 4 * y.size
     assert not through, f"waited {waited:.6f} s for another lane"
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_sums(cupy, dtype):
+    """The bits of the CPU: of few columns and many, lines, a block within a halo; of ordinary numbers and of others."""
+    rng = np.random.default_rng(9)
+    for shape, axes in (((3_000_000,), (0,)), ((300, 70_000), (0,)), ((70_000, 300), (1,)), ((90, 80, 70), (0, 2))):
+        kept = [d for d in range(len(shape)) if d not in axes]
+        for spread in (0, 26):  # the tails of a Gaussian are very small
+            tail = np.exp(-(np.linspace(0, spread, shape[-1] + 2) ** 2))
+            room = (rng.standard_normal([n + 2 for n in shape]) * tail).astype(dtype)
+            if spread:
+                room[tuple(n // 2 for n in shape)] = np.nan
+            here, there = (a[(slice(1, -1),) * len(shape)].transpose(*axes, *kept) for a in (room, cupy.asarray(room)))
+            for products in (False, True):
+                wanted, found = np.empty((2, 1, math.prod(here.shape[len(axes) :])))
+                _core.sum_columns(here, len(axes), wanted, False, here if products else None)
+                cuda.sum_columns(there, len(axes), found, False, there if products else None)
+                assert wanted.tobytes() == found.tobytes()
+            states = np.zeros((2, _core.SUM_WORDS), np.int64)
+            for _ in range(2):
+                _core.sum_add(here, states[0])
+                cuda.sum_add(there, states[1])
+            np.testing.assert_equal(*map(_core.sum_round, states))
 
 
 @pytest.mark.parametrize("transport", ["direct", "staged"])

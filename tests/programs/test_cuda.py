@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from cuda_compile import find_compiler
 from cuda_host import Host, Recorder, compile_host, fenced
 from mpihpc import _core
 from mpihpc.kernels import reference
-from mpihpc.kernels.cuda import choice, plan
+from mpihpc.kernels.cuda import choice, plan, sums
 from mpihpc.kernels.cuda.source import MODES, Kernel, boxes_source, literals, on_four, source, sums_source
 from test_kernels import assert_same_bits, fused_case, one_step
 
@@ -227,32 +228,100 @@ def test_boxes(host) -> None:
 
 
 def test_sums(host) -> None:
-    """Sums and sums of products are those of `math.fsum`, however many threads add."""
+    """Sums and sums of products are those of `math.fsum`, and are states of the other rooms."""
     _, machine = host
     rng = np.random.default_rng(3)
     for dtype, n, spread in itertools.product(("f4", "f8"), (1, 500, 9001), (0, 8, 300)):
-        x, y = (
-            (rng.standard_normal(n) * 10.0 ** rng.integers(-spread, spread + 1, n)).clip(-1e300, 1e300) for _ in "xy"
-        )
-        if dtype == "f4":
-            x, y = (np.clip(a, -1e38, 1e38).astype("f4") for a in (x, y))
-        x[rng.integers(n)] = 5e-324 if dtype == "f8" else 1e-45
+        x, y = numbers_of(rng, (n,), spread, dtype), numbers_of(rng, (n,), spread, dtype)
         with np.errstate(all="ignore"):
             products = x.astype(float) * y
         for right, numbers in ((None, x), (y, products)):
             words = np.zeros(_core.SUM_WORDS, np.int64)
             for _ in range(2):  # states add up
-                machine.add_up(x, right, words, 3)
+                sums.add(machine, x, right, words)
             if np.isfinite(numbers).all():
                 assert _core.sum_round(words) == math.fsum(np.repeat(numbers.astype(float), 2)), (dtype, n, spread)
             mine = np.zeros(_core.SUM_WORDS, np.int64)
             for _ in range(2):
                 _core.sum_add(np.ascontiguousarray(numbers), mine)
-            assert _core.sum_round(mine) == _core.sum_round(words) or not np.isfinite(numbers).all()
+            np.testing.assert_equal(_core.sum_round(mine), _core.sum_round(words))
     for special, total in (([np.nan, 1], np.nan), ([np.inf, -1e308], np.inf), ([np.inf, -np.inf], np.nan)):
         words = np.zeros(_core.SUM_WORDS, np.int64)
-        machine.add_up(np.array([0.5, *special, 2]), None, words, 1)
+        sums.add(machine, np.array([0.5, *special, 2]), None, words)
         np.testing.assert_equal(_core.sum_round(words), total)
+
+
+def numbers_of(rng: np.random.Generator, shape: tuple[int, ...], spread: int, dtype: str) -> np.ndarray:
+    """Numbers of very different sizes, one of them the smallest."""
+    x = rng.standard_normal(shape) * 10.0 ** rng.integers(-spread, spread + 1, shape)
+    x = x.clip(-1e300, 1e300) if dtype == "f8" else x.clip(-1e38, 1e38).astype("f4")
+    x.flat[rng.integers(x.size)] = 5e-324 if dtype == "f8" else 1e-45
+    return x
+
+
+# Shapes, which axes are summed over, and what is done to the array before.
+COLUMNS = {
+    "side by side": ((70, 41), (0,), lambda x: x),
+    "lines": ((41, 700), (1,), lambda x: x),
+    "short lines": ((50, 3), (1,), lambda x: x),
+    "within a halo": ((12, 90, 17), (1,), lambda x: np.pad(x, 1, constant_values=np.nan)[1:-1, 1:-1, 1:-1]),
+    "planes within a halo": ((12, 40, 7), (0, 2), lambda x: np.pad(x, 2)[2:-2, 2:-2, 2:-2]),
+    "backwards, every second": ((60, 5, 8), (0, 1), lambda x: np.repeat(x, 2, 2)[::-1, :, ::2]),
+    "ten axes": ((2, 3) * 5, (0, 2, 4, 6, 9), lambda x: np.pad(x, 1)[(slice(1, -1),) * 10]),
+    "one": ((1, 1), (0,), lambda x: x),
+    "none of some": ((0, 4), (0,), lambda x: x),
+    "some of none": ((4, 0), (0,), lambda x: x),
+}
+
+
+@pytest.mark.parametrize("layout", COLUMNS)
+def test_sums_of_columns(host, monkeypatch, layout) -> None:
+    """Sums along axes are those of exact fractions, rounded, or numbers that add up to them."""
+    _, machine = host
+    shape, axes, change = COLUMNS[layout]
+    kept = [d for d in range(len(shape)) if d not in axes]
+    rng = np.random.default_rng(5)
+    for turn, (dtype, spread, products) in enumerate(itertools.product(("f4", "f8"), (1, 18, 300), (False, True))):
+        # Several threads of a column or one; ranges of columns that need words, and others.
+        monkeypatch.setattr(sums, "_THREADS", (1, 100, 1 << 17)[turn % 3])
+        monkeypatch.setattr(sums, "_RANGE", (7, 1 << 16)[turn % 2])
+        spread = min(spread, 150) if products else spread
+        x, y = (numbers_of(rng, shape, spread, dtype) if math.prod(shape) else np.zeros(shape, dtype) for _ in "xy")
+        if x.size > 100:
+            x.flat[[3, x.size // 2]] = np.inf, np.nan
+        x, y = (change(a).transpose(*axes, *kept) for a in (x, y))
+        with np.errstate(all="ignore"):
+            flat = np.multiply(x, y, dtype=float) if products else x.astype(float)
+            flat = np.ascontiguousarray(flat).reshape(math.prod(x.shape[: len(axes)]), math.prod(x.shape[len(axes) :]))
+            wanted = [math.fsum(column) for column in flat.T]
+        for terms, odd in ((1, False), (1, True), (2, False), (40, False)):
+            out, mine = np.full((2, terms, flat.shape[1]), 7.0)
+            needed = sums.add_columns(machine, x, len(axes), out, odd, y if products else None)
+            assert (needed > terms) == (_core.sum_columns(flat, 1, mine, odd) > terms)
+            if needed > terms:
+                continue
+            np.testing.assert_array_equal(out[0], mine[0] if odd else wanted)
+            if terms == 40:
+                finite = np.isfinite(wanted)
+                assert added(out[:, finite]) == added(flat[:, finite])
+
+
+def added(rows: np.ndarray) -> list[Fraction]:
+    """The sums of columns, exactly."""
+    return [sum(map(Fraction, column), Fraction(0)) for column in rows.T.tolist()]
+
+
+def test_ordinary_sums_need_no_words(host, monkeypatch) -> None:
+    """What is not large and small at the same time is summed in doubles, by one thread of a column or by several."""
+    _, machine = host
+    monkeypatch.setattr(sums, "_words", None)
+    for (rows, columns), dtype in itertools.product(((700, 41), (5, 300), (9001, 1)), ("f4", "f8")):
+        x = np.random.default_rng(6).standard_normal((rows, columns)).astype(dtype)
+        for array in (x, np.asfortranarray(x)):
+            before, out = machine.launches, np.empty((2, columns))
+            assert sums.add_columns(machine, array, 1, out) <= 2
+            assert added(out) == added(x)
+            assert machine.launches - before == {700: 3, 5: 1, 9001: 5}[rows]
 
 
 @pytest.mark.parametrize("arch", SHARED)

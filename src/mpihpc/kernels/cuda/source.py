@@ -188,10 +188,13 @@ def sums_source(dtype: str, name: str = "") -> str:
     """CUDA C++ of ``sum``, with `name` behind, for float32 (``f4``) or float64 (``f8``). It must not fuse additions."""
     cell = {"f4": "float", "f8": "double"}[dtype]
     text = (_FOLDER / "sums.cuh").read_text().replace("SUM(", f"sum{name}(")
-    return "\n".join([f"typedef {cell} Cell;", f"constexpr int THREADS = {BOX_THREADS};", "", text])
+    constants = f"constexpr int THREADS = {BOX_THREADS}, TERMS = {SUM_TERMS};"
+    return "\n".join([f"typedef {cell} Cell;", constants, "", text])
 
 
 BOX_THREADS = 256
+SUM_TERMS = 3
+"""Numbers that hold a sum: enough where the largest number is 2**100 times the last place of the least, or less."""
 
 
 def _arithmetic(dtype: str) -> list[str]:
