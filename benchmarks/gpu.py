@@ -28,10 +28,10 @@ from mpihpc.core.failure import VerificationError, agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Message, Schedule, Transfer
 from mpihpc.programs import execute
-from mpihpc.stencil import Stencil, Taps, evolve, named_kernel
+from mpihpc.stencil import Evolution, Stencil, Taps, evolve, named_kernel
 
 STEPS = 20  # of each turn
-TINY = 2000  # of each turn, on an array that is none
+TINY = 2000  # even; of each turn, on an array that is none
 DTYPE_LIMIT = {"float32": 1e-5, "float64": 1e-13}  # difference from CuPy's ndimage, relative
 
 
@@ -221,22 +221,24 @@ def measure_hidden(comm: MPI.Intracomm, case: Hidden, rounds: int) -> Result:
 
 
 def measure_overhead(comm: MPI.Intracomm, case: Overhead, rounds: int) -> Result:
-    """What it takes to start a step, by the clock: of the kernel alone, and of all that a step is."""
+    """What it takes to start a step, by the clock: of the kernel alone, of all that a step is, and in a graph."""
     cut, taps, _ = prepare(case)
     plan = Stencil(cut, taps, case.dtype, comm=comm, fuse=1, device="gpu")
     u, v = arrays(comm, case, cut, plan)
     box = [(0, n) for n in case.shape]
     given = taps.offsets, taps.weights_for(np.dtype(case.dtype)), 1, box, box, ["reflect"] * len(case.shape)
-    work: dict[str, Callable[[], object]] = {
-        "one launch": lambda: plan.device.kernels.advance(u.padded, v.local, *given),
-        "one step": lambda: plan.apply(u.padded, v.local),
+    turns = Evolution(cut, taps, case.dtype, comm=comm, fuse=1, device="gpu")
+    work: dict[str, tuple[int, Callable[[], object]]] = {
+        "one launch": (1, lambda: plan.device.kernels.advance(u.padded, v.local, *given)),
+        "one step": (1, lambda: plan.apply(u.padded, v.local)),
+        "one step of many, recorded": (TINY, lambda: turns.run(u, TINY)),
     }
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(-1, rounds):
-        for name, each in work.items():
+        for name, (steps, each) in work.items():
             plan.device.wait()
             begin = time.perf_counter()
-            for _ in range(TINY):
+            for _ in range(TINY // steps):
                 each()
             plan.device.wait()
             if turn >= 0:

@@ -10,6 +10,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -131,14 +132,14 @@ class FakeKernels:
         self._device = device
 
     def correlate(self, src: FakeArray, dst: FakeArray, *args: Any, **options: Any) -> None:
-        cpu.correlate(src.there, dst.there, *args, **options)
+        self._device.begin(partial(cpu.correlate, src.there, dst.there, *args, **options))
 
     def advance(self, src: FakeArray, dst: FakeArray, *args: Any, strict: bool = True, **options: Any) -> None:
         self.strict = strict
         for name in ("field", "previous", "kept"):
             if options.get(name) is not None:
                 options[name] = options[name].there
-        cpu.advance(src.there, dst.there, *args, **options)
+        self._device.begin(partial(cpu.advance, src.there, dst.there, *args, **options))
 
     def steps_at_once(self, offsets: Any) -> int:
         return 3
@@ -162,14 +163,14 @@ class FakeBoxes:
         self._device, self._boxes = device, cpu.Boxes(boxes, axes, dtype)
 
     def pack(self, array: FakeArray, buffer: FakeArray) -> None:
-        self._boxes.pack(array.there, buffer.there)
+        self._device.begin(partial(self._boxes.pack, array.there, buffer.there))
         self._device.written(buffer)
 
     def unpack(self, buffer: FakeArray, array: FakeArray) -> None:
-        self._boxes.unpack(buffer.there, array.there)
+        self._device.begin(partial(self._boxes.unpack, buffer.there, array.there))
 
     def copy(self, source: FakeArray, others: FakeBoxes, target: FakeArray) -> None:
-        self._boxes.copy(source.there, others._boxes, target.there)
+        self._device.begin(partial(self._boxes.copy, source.there, others._boxes, target.there))
 
 
 class FakeDevice:
@@ -182,6 +183,8 @@ class FakeDevice:
     ----------
     waits : int
         How often somebody waited.
+    recordings, replays : int
+        How often work was recorded, and how often that was done again.
     pinned_now, pinned_most : int
         Bytes of host memory that `pinned` has handed out and that are in use, and the most that ever were.
     """
@@ -196,7 +199,30 @@ class FakeDevice:
         self._new: list[np.ndarray] = []
         self._fetched: list[np.ndarray] = []
         self._lanes: list[bool] = []
-        self.waits = self.released = self.pinned_now = self.pinned_most = 0
+        self._tape: list[Any] | None = None
+        self.waits = self.released = self.pinned_now = self.pinned_most = self.recordings = self.replays = 0
+
+    def begin(self, work: Any) -> None:
+        """Do it, or note it where work is recorded."""
+        work() if self._tape is None else self._tape.append(work)
+
+    def recorded(self, work: Any) -> Any:
+        """Not as CUDA: what is done to arrays by NumPy's functions is done once more, and not noted."""
+        work()
+        self._tape = tape = []
+        work()
+        self._tape = None
+        self.recordings += 1
+
+        def again() -> None:
+            self.replays += 1
+            for each in tape:
+                each()
+
+        return again
+
+    def _outside(self) -> None:
+        assert self._tape is None, "what is recorded must not wait, nor reach into host memory"
 
     def empty(self, shape: int | Sequence[int], dtype: Any) -> FakeArray:
         new = np.empty(shape, dtype)
@@ -209,6 +235,7 @@ class FakeDevice:
         return array.there.ctypes.data
 
     def asarray(self, a: Any) -> FakeArray:
+        self._outside()
         if isinstance(a, FakeArray):
             return a
         host = np.array(a)
@@ -216,10 +243,12 @@ class FakeDevice:
         return FakeArray(host, self.direct)
 
     def to_host(self, array: FakeArray) -> np.ndarray:
+        self._outside()
         copied.to_host += array.nbytes
         return array.there.copy()
 
     def pinned(self, nbytes: int) -> np.ndarray:
+        self._outside()
         row = np.full(nbytes, 0x5A, np.uint8)
         self.pinned_now += nbytes
         self.pinned_most = max(self.pinned_most, self.pinned_now)
@@ -230,6 +259,7 @@ class FakeDevice:
         self.pinned_now -= nbytes
 
     def mailbox(self, nbytes: int) -> tuple[FakeArray, Any]:
+        self._outside()
         here = self.empty(nbytes, np.uint8)
         mail = here if self.direct else np.full(nbytes, 0x5A, np.uint8)
         self._new.append(here.there if self.direct else mail)
@@ -240,6 +270,7 @@ class FakeDevice:
         self._new = [new for new in self._new if new is not row.there]
 
     def post(self, here: FakeArray, mail: Any) -> None:
+        self._outside()
         self.written(here)
         if mail is not here:
             copied.to_host += here.nbytes
@@ -253,6 +284,7 @@ class FakeDevice:
         return mail
 
     def fetch(self, mail: Any, here: FakeArray) -> None:
+        self._outside()
         if mail is not here:
             copied.to_device += here.nbytes
             here.there[...] = mail
@@ -273,6 +305,7 @@ class FakeDevice:
         return False
 
     def wait(self) -> None:
+        self._outside()
         assert not self._lanes or self._lanes[-1], "MPI would wait for the middle of the block"
         self.waits += 1
         for row in self._new:

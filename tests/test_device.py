@@ -130,6 +130,41 @@ def test_leapfrog_with_a_field(device):
     same(evolve(there[0], "laplace", 3, field=there[1]), evolve(here[0], "laplace", 3, field=here[1]))
 
 
+@pytest.mark.parametrize("mode", ["reflect", "wrap"])
+def test_many_steps_without_messages(device, mode, monkeypatch):
+    """They are recorded: the same bits, callbacks and places of arrays; again for arrays that lie elsewhere."""
+    whole = numbers((20, 31), seed=COMM.rank)
+    cut, alone = Decomposition.balanced(whole.shape, 1), {"comm": MPI.COMM_SELF}
+
+    def results(where):
+        for kernel, fuse, exact in (("heat", 1, True), ("heat", 12, True), ("gaussian:2", None, False)):
+            taps = Taps.from_kernel(named_kernel(kernel, 2), 2)
+            plan = Evolution(cut, taps, "f8", mode=mode, fuse=fuse, exact=exact, device=where, **alone)
+            given = {"halo": plan.stencil.halo.width, "device": where, **alone}
+            done = []
+            for steps in (500, 31, 2, 501):
+                u = plan.run(mpihpc.asarray(whole, **given), steps, done.append)
+                yield u
+                u = plan.run(plan.run(u, steps), 400)
+                yield u
+            assert done[-1] == 501 and (fuse is None or done[: 500 // fuse] == list(range(fuse, 501, fuse)))
+        field = mpihpc.asarray(np.abs(whole) / 50, device=where, **alone)
+        for fuse in (1, 3):
+            u = mpihpc.asarray(whole, device=where, **alone)
+            yield from leapfrog(u, u, "laplace:4", 100, mode, field=field, fuse=fuse)
+
+    counted = {}
+    for found, wanted in zip(results(device), results("cpu"), strict=True):
+        same(found, wanted)
+        counted["recordings"], counted["replays"] = (getattr(device, name, 0) for name in ("recordings", "replays"))
+    if isinstance(device, FakeDevice):
+        assert 5 <= counted["recordings"] < counted["replays"] / 10, counted
+        monkeypatch.setattr("mpihpc.stencil.turns._SHORT", 20 * 31 * 8 - 1)
+        large = [evolve(mpihpc.asarray(whole, device=d, **alone), "heat", 100, mode) for d in (device, "cpu")]
+        same(*large)
+        assert device.recordings == counted["recordings"]
+
+
 def test_bytes_between_host_and_device(device):
     """Staged: those of the halo, once out and once in. Direct: none. Messages are those of the CPU."""
     cut, taps = mpihpc.zeros((64, 48)).decomposition, Taps.from_kernel(named_kernel("heat", 2), 2)

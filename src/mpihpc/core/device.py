@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -99,6 +99,13 @@ class Device(Protocol):
     def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int) -> bool:
         """``out = a @ b`` or ``out += a @ b`` of matrices, if there is a faster way than `numpy.matmul`; else False."""
 
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Do some work, and give what does it again, with less to do for this process if the device can record it.
+
+        The work must begin the same things here each time it is done, on arrays that stay where they are or are its
+        own; it must not wait, and brings nothing to or from host memory.
+        """
+
     def wait(self) -> None:
         """Until all is done that was begun in the current lane.
 
@@ -161,6 +168,10 @@ class Cpu:
 
     def multiply(self, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool, threads: int) -> bool:
         return cpu.multiply(a, b, out, add, threads)
+
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        return work
 
     def wait(self) -> None:
         pass

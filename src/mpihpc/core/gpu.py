@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -112,6 +112,26 @@ class Gpu:
 
     def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int) -> bool:
         return False  # matmul is cuBLAS
+
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        # A graph keeps addresses: what the work makes for itself lies in a pool that nobody else gets memory from, and
+        # that has it after the first time. Streams other than the default one can be recorded.
+        cuda, outer = self._cupy.cuda, self._cupy.cuda.get_current_stream()
+        stream, pool = cuda.Stream(non_blocking=True), cuda.MemoryPool()
+        stream.wait_event(outer.record())
+        with stream, cuda.using_allocator(pool.malloc):
+            work()
+            stream.begin_capture()
+            try:
+                work()
+            finally:
+                graph = stream.end_capture()
+        outer.wait_event(stream.record())
+
+        def again(pool: Any = pool) -> None:
+            graph.launch()
+
+        return again
 
     def wait(self) -> None:
         self._cupy.cuda.get_current_stream().synchronize()

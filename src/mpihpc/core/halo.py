@@ -92,6 +92,8 @@ class Halo:
         mirrored cells may lie beyond the smaller one.
     messages, bytes : int
         What this rank sends to others in each exchange.
+    silent : bool
+        Whether it neither sends nor receives.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Halo:
             topology, dtype, padded.start, padded.start, device
         )
         self.messages, self.bytes = self._exchange.messages, self._exchange.bytes
+        self.silent = self._exchange.silent
         self._cval = cval
         self._fills = []
         for axis, (m, n) in enumerate(zip(modes, decomposition.shape, strict=True)):

@@ -149,6 +149,8 @@ class Exchange:
     ----------
     messages, bytes : int
         What this rank sends to other ranks each time.
+    silent : bool
+        Whether it neither sends nor receives.
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class Exchange:
         self._device, self._dtype, self._size = device, dtype, np.dtype(dtype).itemsize
         self.messages = len(schedule.sends)
         self.bytes = schedule.cells_sent * self._size
+        self.silent = not (schedule.sends or schedule.receives)
         self._sent = self.messages, schedule.cells_sent, self._size
         self._received = len(schedule.receives), schedule.cells_received, self._size
         self._stay = self._boxes([a for a, _ in schedule.copies], source_origin)

@@ -22,6 +22,7 @@ from mpihpc.stencil.overlap import early_and_late
 from mpihpc.stencil.rates import Step
 from mpihpc.stencil.separable import Passes, lines_worth_it
 from mpihpc.stencil.taps import Taps, working_dtype
+from mpihpc.stencil.turns import Arrays, Turns
 
 MOST_FUSED = 64
 
@@ -236,6 +237,7 @@ class Evolution:
         place: dict[str, Any] = {"comm": options.get("comm"), "device": self.stencil.device}
         self._other = DistArray(decomposition, dtype, halo=self.stencil.halo.width, **place)
         self._other.padded.fill(0)  # the system gives memory at the first touch: now, not in the first step
+        self._turns = Turns(self.stencil, self._advance)
 
     def run(self, u: DistArray, steps: int, callback: Callable[[int], None] | None = None) -> DistArray:
         """Advance `u`. Collective.
@@ -250,18 +252,17 @@ class Evolution:
         steps : int
             Number of steps.
         callback : callable, optional
-            Called on every rank after each pass over memory with the number of steps done.
+            Called on every rank after each pass over memory with the number of steps done. (On a GPU a pass has then
+            begun.)
         """
         self.stencil.check(u)
-        done = 0
-        while done < steps:
-            count = min(self.stencil.fusing.steps, steps - done)
-            self.stencil.apply(u.padded, self._other.local, count)
-            u, self._other = self._other, u
-            done += count
-            if callback:
-                callback(done)
+        u, self._other = self._turns.run((u, self._other), steps, callback)
         return u
+
+    def _advance(self, arrays: Arrays, steps: int) -> Arrays:
+        u, other = arrays
+        self.stencil.apply(u.padded, other.local, steps)
+        return other, u
 
 
 class Leapfrog:
@@ -277,6 +278,7 @@ class Leapfrog:
             DistArray(decomposition, dtype, halo=self.stencil.halo.width, **place)
             for _ in range(min(2, self.stencil.fusing.steps))
         ]
+        self._turns = Turns(self.stencil, self._advance)
 
     def run(
         self, u: DistArray, previous: DistArray, steps: int, callback: Callable[[int], None] | None = None
@@ -288,20 +290,17 @@ class Leapfrog:
         """
         self.stencil.check(u)
         self.stencil.check(previous)
-        done = 0
-        while done < steps:
-            count = min(self.stencil.fusing.steps, steps - done)
-            new, *more = self._others
-            if count == 1:
-                self.stencil.apply(u.padded, new.local, 1, previous.padded)
-                u, previous, self._others = new, u, [previous, *more]
-            else:
-                self.stencil.apply(u.padded, new.local, count, previous.padded, more[0].local)
-                u, previous, self._others = new, more[0], [u, previous]
-            done += count
-            if callback:
-                callback(done)
+        u, previous, *self._others = self._turns.run((u, previous, *self._others), steps, callback)
         return u, previous
+
+    def _advance(self, arrays: Arrays, steps: int) -> Arrays:
+        u, previous, new, *more = arrays
+        if steps == 1:
+            self.stencil.apply(u.padded, new.local, 1, previous.padded)
+            return new, u, previous, *more
+        (kept,) = more
+        self.stencil.apply(u.padded, new.local, steps, previous.padded, kept.local)
+        return new, kept, u, previous
 
 
 def check_companion(
