@@ -137,17 +137,17 @@ def test_many_steps_without_messages(device, mode, monkeypatch):
     cut, alone = Decomposition.balanced(whole.shape, 1), {"comm": MPI.COMM_SELF}
 
     def results(where):
-        for kernel, fuse, exact in (("heat", 1, True), ("heat", 12, True), ("gaussian:2", None, False)):
+        for kernel, fuse, exact in (("heat", 1, True), ("heat", 8, True), ("gaussian:2", None, False)):
             taps = Taps.from_kernel(named_kernel(kernel, 2), 2)
             plan = Evolution(cut, taps, "f8", mode=mode, fuse=fuse, exact=exact, device=where, **alone)
             given = {"halo": plan.stencil.halo.width, "device": where, **alone}
             done = []
-            for steps in (500, 31, 2, 501):
+            for steps in (300, 31, 2, 301):
                 u = plan.run(mpihpc.asarray(whole, **given), steps, done.append)
                 yield u
-                u = plan.run(plan.run(u, steps), 400)
+                u = plan.run(plan.run(u, steps), 270)
                 yield u
-            assert done[-1] == 501 and (fuse is None or done[: 500 // fuse] == list(range(fuse, 501, fuse)))
+            assert done[-1] == 301 and (fuse is None or done[: 300 // fuse] == list(range(fuse, 301, fuse)))
         field = mpihpc.asarray(np.abs(whole) / 50, device=where, **alone)
         for fuse in (1, 3):
             u = mpihpc.asarray(whole, device=where, **alone)
@@ -248,7 +248,7 @@ def test_products(device, dtype):
         assert found.device is device
         same(found, wanted)
     x = mpihpc.asarray(a, device=device)
-    with pytest.raises(ValueError, match=r"b lies on cpu, a on fake .*: use \.to_device"):
+    with pytest.raises(ValueError, match=r"b lies on cpu, a on (fake|gpu) .*: use \.to_device"):
         _ = x @ mpihpc.asarray(b)
     with pytest.raises(ValueError, match=r"operands lie on .*: use \.to_device to bring them together"):
         _ = x + mpihpc.asarray(a)

@@ -1,7 +1,8 @@
-"""``python -m tests.gpu`` without a GPU: nothing passes, all is counted; jobs that die are failures."""
+"""``python -m tests.gpu`` without a GPU: nothing passes, all is counted; jobs that die are failures. And emulated."""
 
 import importlib
 import json
+import os
 import re
 import sys
 
@@ -31,6 +32,50 @@ def test_without_a_gpu(launch, tmp_path):
     assert {job["part"]: job["count"] for job in jobs}.keys() == set(PARTS)
     assert skipped == sum(job["skipped"] for job in jobs) == sum(job["count"] for job in jobs) > 150
     assert not any(job["passed"] or job["failed"] for job in jobs)
+
+
+EMULATED = ROOT / "tests/emulated"
+SELECTION = (
+    "lanes or mail or current_stream or launch or evolve and heat or many_steps and wrap or leapfrog or bytes "
+    "or reductions and f8 or products and f4"
+)
+
+
+def emulated(monkeypatch):
+    if not why_not():
+        pytest.skip("there is a GPU: run python -m tests.gpu")
+    path = os.pathsep.join([str(EMULATED), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path.removesuffix(os.pathsep))
+
+
+def test_on_an_emulated_gpu(launch, tmp_path, monkeypatch):
+    """The code that calls CuPy, in streams that do nothing before they must, with kernels compiled for this machine."""
+    emulated(monkeypatch)
+    report = tmp_path / "report.json"
+    done = launch(
+        0, "-m", "tests.gpu", "--only", "kernels", "arrays", "-k", SELECTION, "--report", report, cwd=ROOT, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(report.read_text())
+    assert found["gpu"]["devices"] == ["no GPU, emulated"]
+    for job in found["jobs"]:
+        assert job["count"] >= 5 and (job["skipped"] if job["transport"] == "direct" else job["passed"]) == job["count"]
+
+
+@pytest.mark.parametrize("transport", ["staged", "direct"])
+def test_the_program_on_an_emulated_gpu(launch, monkeypatch, transport):
+    """Both transports have the bits of the CPU; where a device has memory that this process sees, MPI takes it."""
+    emulated(monkeypatch)
+    monkeypatch.setenv("MPIHPC_GPU_TRANSPORT", transport)
+    command = "-m mpihpc.stencil --shape 60 71 --steps 9 --mode wrap --dtype float32 --verify --json --device"
+    sums = []
+    for device in ("gpu", "cpu"):
+        done = launch(2, *command.split(), device)
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout[done.stdout.index("{") :].splitlines()[0])
+        assert result["device"] == device
+        sums.append(result["checksum"])
+    assert sums[0] == sums[1]
 
 
 def test_without_the_compiled_part(program, monkeypatch, capsys):
