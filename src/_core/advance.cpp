@@ -16,8 +16,10 @@
 #include "advance.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <new>
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -460,6 +462,7 @@ void advance(const Problem<T> &p) {
         tiles[d] = (shape[d] + tile[d] - 1) / tile[d];
         total *= tiles[d];
     }
+    std::atomic<bool> failed{false};
 #if defined(_OPENMP)
 #pragma omp parallel for schedule(static) num_threads(int(std::min<int64_t>(threads, total))) if (threads > 1)
 #endif
@@ -470,8 +473,13 @@ void advance(const Problem<T> &p) {
             hi[d] = std::min(lo[d] + tile[d], p.hi[d]);
             rest /= tiles[d];
         }
-        Tile<T>(p, jam, axes, stream, lo, hi).run();
+        try {
+            Tile<T>(p, jam, axes, stream, lo, hi).run();
+        } catch (const std::bad_alloc &) {  // which must not leave the region
+            failed = true;
+        }
     }
+    if (failed) throw std::bad_alloc();
 }
 
 template void advance<float>(const Problem<float> &);

@@ -13,32 +13,45 @@ namespace {
 
 using std::int64_t;
 
-// Usable instruction sets, best last.
-const std::vector<const Kernels *> &usable() {
-    static const std::vector<const Kernels *> list = [] {
-        std::vector<const Kernels *> found{&baseline::kernels()};
-#if defined(MPIHPC_X86_ISAS)
-        __builtin_cpu_init();
-        const bool fuses = __builtin_cpu_supports("fma");
-        if (fuses && __builtin_cpu_supports("avx2")) found.push_back(&avx2::kernels());
-        if (fuses && __builtin_cpu_supports("avx512f")) found.push_back(&avx512::kernels());
-#endif
-        return found;
-    }();
-    return list;
-}
-
-std::atomic<const Kernels *> &current() {
-    static std::atomic<const Kernels *> kernels{usable().back()};
-    return kernels;
+std::atomic<const Isa *> &current() {
+    static std::atomic<const Isa *> used{&isas().back()};
+    return used;
 }
 
 }  // namespace
 
+// The best one last.
+const std::vector<Isa> &isas() {
+    static const std::vector<Isa> usable = [] {
+        std::vector<Isa> found{{"baseline", &baseline::kernels(), &baseline::sum_kernels(), baseline::multiply()}};
+#if defined(MPIHPC_X86_ISAS)
+        __builtin_cpu_init();
+        const bool fuses = __builtin_cpu_supports("fma");
+        if (fuses && __builtin_cpu_supports("avx2"))
+            found.push_back({"avx2", &avx2::kernels(), &avx2::sum_kernels(), avx2::multiply()});
+        if (fuses && __builtin_cpu_supports("avx512f"))
+            found.push_back({"avx512", &avx512::kernels(), &avx512::sum_kernels(), avx512::multiply()});
+#endif
+        return found;
+    }();
+    return usable;
+}
+
+const Isa &isa() { return *current().load(); }
+
+bool use_isa(const std::string &name) {
+    for (const Isa &usable : isas())
+        if (name == usable.name) {
+            current().store(&usable);
+            return true;
+        }
+    return false;
+}
+
 template <>
-const Rows<float> &rows<float>() { return current().load()->f32; }
+const Rows<float> &rows<float>() { return isa().stencils->f32; }
 template <>
-const Rows<double> &rows<double>() { return current().load()->f64; }
+const Rows<double> &rows<double>() { return isa().stencils->f64; }
 
 int64_t cache_bytes(int level) {
     static const int64_t known[2] = {
@@ -74,23 +87,6 @@ void copy(const Region<T> &region, int threads) {
 
 template void copy<float>(const Region<float> &, int);
 template void copy<double>(const Region<double> &, int);
-
-std::vector<std::string> isas() {
-    std::vector<std::string> names;
-    for (const Kernels *kernels : usable()) names.emplace_back(kernels->name);
-    return names;
-}
-
-std::string isa() { return current().load()->name; }
-
-bool use_isa(const std::string &name) {
-    for (const Kernels *kernels : usable())
-        if (name == kernels->name) {
-            current().store(kernels);
-            return true;
-        }
-    return false;
-}
 
 int max_threads() {
 #if defined(_OPENMP)

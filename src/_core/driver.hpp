@@ -7,10 +7,25 @@
 
 #include "advance.hpp"
 #include "kernels.hpp"
+#include "products.hpp"
+#include "sums.hpp"
 
 namespace mpihpc {
 
-// The kernels of the instruction set in use.
+// What there is for an instruction set.
+struct Isa {
+    const char *name;
+    const Kernels *stencils;
+    const SumKernels *sums;
+    Multiply multiply;  // or null
+};
+
+// The one in use, those that could be, and whether that of a name is now.
+const Isa &isa();
+const std::vector<Isa> &isas();
+bool use_isa(const std::string &name);
+
+// The rows of stencils of the one in use.
 template <class T>
 const Rows<T> &rows();
 template <>
@@ -39,9 +54,6 @@ struct Region {
 template <class T>
 void copy(const Region<T> &region, int threads);
 
-std::vector<std::string> isas();
-std::string isa();
-bool use_isa(const std::string &name);
 int max_threads();
 bool has_openmp();
 

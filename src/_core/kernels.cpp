@@ -329,11 +329,7 @@ void finish(T *dst, const Update<T> &update, int64_t begin, int64_t end, bool st
 
 #include "shapes.hpp"
 
-#define MPIHPC_STRING2(x) #x
-#define MPIHPC_STRING(x) MPIHPC_STRING2(x)
-
 constexpr Kernels table = {
-    MPIHPC_STRING(MPIHPC_ISA),
     {row<Real<float>, MPIHPC_VECTOR_BYTES>, row<Complex<float>, MPIHPC_VECTOR_BYTES>,
      row<Copy<float>, MPIHPC_VECTOR_BYTES>, finish<float, MPIHPC_VECTOR_BYTES>, jams<float, MPIHPC_VECTOR_BYTES>()},
     {row<Real<double>, MPIHPC_VECTOR_BYTES>, row<Complex<double>, MPIHPC_VECTOR_BYTES>,

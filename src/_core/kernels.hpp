@@ -71,7 +71,6 @@ struct Rows {
 };
 
 struct Kernels {
-    const char *name;
     Rows<float> f32;
     Rows<double> f64;
 };

@@ -130,14 +130,21 @@ Raises
 TypeError, ValueError
     Another itemsize or number of axes, or a block that does not lie in `shape`.)");
 
-    m.def("isas", &mpihpc::isas, "Instruction sets that this machine can use, the best last.");
-    m.def("isa", &mpihpc::isa, "The instruction set in use.");
+    m.def(
+        "isas",
+        [] {
+            std::vector<string> names;
+            for (const mpihpc::Isa &usable : mpihpc::isas()) names.emplace_back(usable.name);
+            return names;
+        },
+        "Instruction sets that this machine can use, the best last.");
+    m.def("isa", [] { return string(mpihpc::isa().name); }, "The instruction set in use.");
     m.def(
         "use_isa",
         [](const string &name) {
             if (mpihpc::use_isa(name)) return;
             string known;
-            for (const string &one : mpihpc::isas()) known += (known.empty() ? "" : ", ") + one;
+            for (const mpihpc::Isa &usable : mpihpc::isas()) known += string(known.empty() ? "" : ", ") + usable.name;
             value_error("instruction set '" + name + "' is not one of " + known);
         },
         "name"_a, "Use this instruction set from now on (for tests); ValueError if it is not one of `isas()`.");

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
-#include <string>
 
 #include "arguments.hpp"
 #include "driver.hpp"
@@ -18,15 +17,6 @@ using namespace nb::literals;
 namespace {
 
 constexpr double ALONE = 1 << 21;  // multiplications that one thread makes by itself, and a further one must have
-
-Multiply kernel() {
-#if defined(MPIHPC_X86_ISAS)
-    const std::string name = isa();
-    if (name == "avx512") return avx512::multiply();
-    if (name == "avx2") return avx2::multiply();
-#endif
-    return baseline::multiply();
-}
 
 // Memory in huge pages, where the system has them.
 class Workspace {
@@ -123,7 +113,7 @@ void bind_products(nb::module_ &m) {
             if (c.shape(0) != a.shape(0) || c.shape(1) != b.shape(1))
                 value_error("c is " + str(c.shape(0)) + " x " + str(c.shape(1)) + ", the product is " + str(a.shape(0)) +
                             " x " + str(b.shape(1)));
-            const Multiply known = kernel();
+            const Multiply known = isa().multiply;
             if (!known || !regular(a) || !regular(b) || !regular(c) || (c.shape(1) > 1 && c.stride(1) != 8)) return false;
             if (overlap(a, c) || overlap(b, c)) return false;  // NumPy copies the operands
             nb::gil_scoped_release nogil;

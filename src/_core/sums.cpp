@@ -18,7 +18,7 @@ constexpr int64_t SHORT = 256;  // rows of fewer numbers are put together
 // Numbers on their way into a sum, in blocks.
 class Blocks {
 public:
-    Blocks(Exact &sum, int levels) : sum_(sum), use_(kernels()), split_(levels) {}
+    Blocks(Exact &sum, int levels) : sum_(sum), use_(*isa().sums), split_(levels) {}
     ~Blocks() { flush(); }
 
     template <class T>

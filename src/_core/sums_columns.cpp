@@ -80,7 +80,7 @@ struct Axes {
 class Columns {
 public:
     Columns(const Cells &x, const Cells *y, int lead, double *out, int64_t terms, bool odd)
-        : x_(x), y_(y ? *y : x), products_(y), lead_(lead), out_(out), terms_(terms), odd_(odd), use_(kernels()),
+        : x_(x), y_(y ? *y : x), products_(y), lead_(lead), out_(out), terms_(terms), odd_(odd), use_(*isa().sums),
           down_(x_, y_, 0, lead), right_(x_, y_, lead, x.ndim), rows_(size(x, 0, lead)), columns_(size(x, lead, x.ndim)),
           bytes_(x.single ? 4 : 8), split_(2) {}
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
 
 #include "driver.hpp"
 #include "sums.hpp"
@@ -12,15 +11,6 @@ namespace mpihpc {
 
 using std::int64_t;
 using std::uint64_t;
-
-inline const SumKernels &kernels() {
-#if defined(MPIHPC_X86_ISAS)
-    const std::string name = isa();
-    if (name == "avx512") return avx512::sum_kernels();
-    if (name == "avx2") return avx2::sum_kernels();
-#endif
-    return baseline::sum_kernels();
-}
 
 inline int64_t field_of(double x) {
     uint64_t bits;
@@ -38,7 +28,7 @@ T at(const char *p) {
 class Splitter {
 public:
     // `levels`: what most blocks are likely to need, at least.
-    explicit Splitter(int levels) : use_(kernels()), least_(levels), levels_(levels) {}
+    explicit Splitter(int levels) : use_(*isa().sums), least_(levels), levels_(levels) {}
 
     // How many levels there are, or 0 where SUM_LEVELS are not enough. Units: see SumKernels::extract.
     int split(const Source &source, int64_t n, SumPart *part, int64_t &field) {

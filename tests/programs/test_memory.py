@@ -106,3 +106,27 @@ def test_a_file_reduced_in_chunks(launch, inputs, n):
     assert abs(total - ROWS / 100 * whole[:100].sum()) < 0.02 * total
     print(f"{n} ranks: " + ", ".join(f"{g / chunk:.2f} chunks" for g in grown))
     assert chunk < max(grown) <= 2 * chunk + 8e6
+
+
+# Rings of planes of 64 steps, more than there is memory for; two threads.
+TOO_LARGE = """
+import resource
+import numpy as np
+from mpihpc.kernels import cpu
+src, dst = np.ones((302, 1 << 18)), np.ones((300, 1 << 18))
+box, taps = [(1, 301), (0, 1 << 18)], [[0, 0], [-1, 0], [1, 0]]
+def advance(steps):
+    cpu.advance(src, dst, taps, [0.5, 0.25, 0.25], steps, box, box, ["reflect"] * 2, threads=2, tile=(150, 1 << 18))
+advance(1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), -1))
+try:
+    advance(64)
+except MemoryError:
+    print("told")
+"""
+
+
+def test_no_memory_for_the_planes_of_many_steps(launch):
+    done = launch(0, "-c", TOO_LARGE)
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
