@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -66,7 +67,7 @@ def execute(
         with agree(comm, root=0):
             if comm.rank == 0:  # it alone: other ranks may have another environment
                 limit = timeout_from(getattr(config, "timeout", None))
-        with watchdog(comm, limit):
+        with watchdog(comm, limit), _plain_warnings(name):
             run(comm, config)
         return 0
     except Exception as error:
@@ -79,6 +80,18 @@ def execute(
             # The rank of an error matters to those who call the library; here all ranks speak as one program.
             print(f"{name}: error: {error}", file=sys.stderr, flush=True)
         return exit_code(error)
+
+
+@contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+    """Warnings are a line each, as errors are, and say nothing of our code."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"{name}: warning: {message}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

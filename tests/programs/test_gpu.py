@@ -74,6 +74,9 @@ def test_the_program_on_an_emulated_gpu(launch, monkeypatch, transport):
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout[done.stdout.index("{") :].splitlines()[0])
         assert result["device"] == device
+        advice = "start as many ranks on a node as it has GPUs"
+        shared = [f"mpihpc.stencil: warning: 2 ranks share 1 GPU: {advice}"] if device == "gpu" else []
+        assert done.lines == shared
         sums.append(result["checksum"])
     assert sums[0] == sums[1]
 

@@ -87,7 +87,9 @@ class Topology:
         ranks = Counter(self.private.allgather(device.identity))
         most = max(ranks.values())
         if most > 1 and self.rank == 0:
-            warnings.warn(f"{self.size} ranks share {len(ranks)} GPUs, up to {most} each", RuntimeWarning, stacklevel=3)
+            gpus = "1 GPU" if len(ranks) == 1 else f"{len(ranks)} GPUs, up to {most} each"
+            advice = "start as many ranks on a node as it has GPUs"
+            warnings.warn(f"{self.size} ranks share {gpus}: {advice}", RuntimeWarning, stacklevel=3)
 
     def next_tag(self) -> int:
         """A tag for a new plan: plans are made in the same order on all ranks, so all find the same."""
