@@ -301,7 +301,10 @@ class FakeDevice:
         for out, result in zip(outs, found if ufunc.nout > 1 else (found,), strict=True):
             np.copyto(out, result, casting="unsafe", where=where)
 
-    def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int) -> bool:
+    def multiplies(self, dtype: Any) -> bool:
+        return False
+
+    def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int, always: bool = False) -> bool:
         return False
 
     def wait(self) -> None:

@@ -358,6 +358,18 @@ def test_reproducible_products_have_the_same_bits_on_any_ranks(comm):
             assert c.gather(None).tobytes() == alone.tobytes(), grid
 
 
+def test_reproducible_products_go_in_pieces(comm, monkeypatch):
+    """Of any size, with any number of threads, also of a matrix with its own transpose."""
+    a = made((61, 700), float, 1) * 10.0 ** np.arange(-3, 4).repeat(100)
+    wanted = matmul(*(mpihpc.asarray(w, comm=MPI.COMM_SELF) for w in (a, a.T.copy())), reproducible=True).gather()
+    for side, threads in ((7, 1), (64, 3), (1024, 2)):
+        monkeypatch.setattr(product_module, "_SIDE", side)
+        x = mpihpc.asarray(a, comm=comm)
+        for y in (x, mpihpc.asarray(a, comm=comm, dims=(1, comm.size))):
+            c = matmul(x, y, transpose_b=True, reproducible=True, threads=threads)
+            assert c.gather(None).tobytes() == wanted.tobytes(), (side, threads)
+
+
 def test_vectors(comm):
     a, v, w = made((12, 17), float, 1), made((17,), float, 2), made((12,), float, 3)
     x, p, q = (mpihpc.asarray(u, comm=comm) for u in (a, v, w))

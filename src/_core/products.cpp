@@ -101,6 +101,8 @@ bool regular(const Buffer &buffer) {
 }  // namespace
 
 void bind_products(nb::module_ &m) {
+    m.def("can_multiply", [] { return isa().multiply != nullptr; }, "Whether the instruction set in use has a kernel.");
+
     m.def(
         "multiply",
         [](nb::handle a_, nb::handle b_, nb::handle c_, bool add, int64_t threads_) {

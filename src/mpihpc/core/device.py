@@ -96,8 +96,14 @@ class Device(Protocol):
     ) -> None:
         """``ufunc(*inputs, out=outs, where=where, **options)``."""
 
-    def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int) -> bool:
-        """``out = a @ b`` or ``out += a @ b`` of matrices, if there is a faster way than `numpy.matmul`; else False."""
+    def multiplies(self, dtype: DTypeLike) -> bool:
+        """Whether `multiply` knows this dtype, and the bits of a cell depend on its row and its column only."""
+
+    def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int, always: bool = False) -> bool:
+        """``out = a @ b`` or ``out += a @ b`` of matrices, if there is a faster way than `numpy.matmul`; else False.
+
+        With `always`, also if it is slower.
+        """
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
         """Do some work, and give what does it again, with less to do for this process if the device can record it.
@@ -166,8 +172,13 @@ class Cpu:
     ) -> None:
         ufunc(*inputs, out=tuple(outs), where=where, **options)
 
-    def multiply(self, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool, threads: int) -> bool:
-        return cpu.multiply(a, b, out, add, threads)
+    def multiplies(self, dtype: DTypeLike) -> bool:
+        return cpu.multiplies(dtype)
+
+    def multiply(
+        self, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool, threads: int, always: bool = False
+    ) -> bool:
+        return cpu.multiply(a, b, out, add, threads, always)
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
         work()

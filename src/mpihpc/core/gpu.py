@@ -110,7 +110,10 @@ class Gpu:
         for out, result in zip(outs, found if ufunc.nout > 1 else (found,), strict=True):
             self._cupy.copyto(out, result, casting="unsafe", where=None if where is True else where)
 
-    def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int) -> bool:
+    def multiplies(self, dtype: DTypeLike) -> bool:
+        return False
+
+    def multiply(self, a: Any, b: Any, out: Any, add: bool, threads: int, always: bool = False) -> bool:
         return False  # matmul is cuBLAS
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -9,7 +9,17 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from mpihpc import _core
 from mpihpc._core import sum_add, sum_add_products, sum_columns
 
-__all__ = ["Boxes", "advance", "checksum", "correlate", "multiply", "sum_add", "sum_add_products", "sum_columns"]
+__all__ = [
+    "Boxes",
+    "advance",
+    "checksum",
+    "correlate",
+    "multiplies",
+    "multiply",
+    "sum_add",
+    "sum_add_products",
+    "sum_columns",
+]
 
 _LEAST_SIDE = 128  # rows or columns of a product for which our kernels are faster than BLAS
 _MODES = ("wrap", "constant", "nearest", "reflect", "mirror")  # as _core counts them
@@ -46,7 +56,14 @@ def correlate(
     _core.correlate(src, dst, taps.astype(np.int64, copy=False), np.asarray(weights), threads)
 
 
-def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = False, threads: int = 1) -> bool:
+def multiplies(dtype: DTypeLike) -> bool:
+    """Whether `multiply` knows products of this dtype on this processor."""
+    return np.dtype(dtype) == np.float64 and _core.can_multiply()
+
+
+def multiply(
+    a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = False, threads: int = 1, always: bool = False
+) -> bool:
     """``out = a @ b``, or ``out += a @ b``, if these kernels can do so faster than `numpy.matmul`.
 
     Parameters
@@ -58,13 +75,15 @@ def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = Fa
         Whether to add to what `out` holds.
     threads : int
         OpenMP threads, 1 to 1024. A cell's bits depend on its row of `a` and its column of `b` only.
+    always : bool
+        Whether also where they are slower: small matrices, and one by its own transpose, which is half the work for
+        BLAS.
 
     Returns
     -------
     bool
-        False: they cannot, and `out` is untouched. They do float64 on processors with AVX2 or AVX-512; not small
-        matrices, nor one by its own transpose, which is half the work for BLAS. Rows of `out` must be contiguous, and
-        have no memory in common with `a` and `b`.
+        False: they cannot, and `out` is untouched. They do float64 on processors with AVX2 or AVX-512. Rows of `out`
+        must be contiguous, and have no memory in common with `a` and `b`.
 
     Raises
     ------
@@ -75,7 +94,8 @@ def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = Fa
     -----
     Overflow gives infinity without NumPy's warning. Each thread keeps up to 4 MiB of workspace.
     """
-    if min(out.shape, default=0) < _LEAST_SIDE or (a.ctypes.data == b.ctypes.data and a.strides == b.strides[::-1]):
+    square = a.ctypes.data == b.ctypes.data and a.strides == b.strides[::-1]
+    if not always and (square or min(out.shape, default=0) < _LEAST_SIDE):
         return False
     return _core.multiply(a, b, out, add, threads)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from mpihpc.linalg.tiling import AsMatrix, Slice
 _PIECE, _LEAST = 2 << 20, 64 << 10
 # Rows of B in a slice, where panels come from other layouts: to add up what slices give takes a hundredth of the time.
 _THICK = 8192
+# Rows and columns of a piece of a reproducible product, for one thread: smaller, and too much time goes into copies.
+_SIDE = 1024
 
 
 class Matrix(NamedTuple):
@@ -218,7 +221,7 @@ def _multiply_panels(
             box = Box((rows.start[0], columns.start[1]), (rows.stop[0], columns.stop[1]))
             target = sums[box.slices(start)]
             if plan.blocks:
-                _multiply_tiles(plan, box, rows.start[1], x, y, target)
+                _multiply_blocks(plan, device, box, rows.start[1], x, y, target, threads)
             elif device.multiply(x, y, target, add, threads):
                 continue
             elif add:
@@ -245,28 +248,51 @@ def _together(device: Device, parts: Iterable[tuple[Box, Any]]) -> list[tuple[Bo
     return [(box, panel)]
 
 
-def _multiply_tiles(plan: ProductPlan, box: Box, first: int, x: Any, y: Any, target: Any) -> None:
-    """Products of tiles that are the same for any number of ranks, added up in the same tree."""
+def _multiply_blocks(
+    plan: ProductPlan, device: Device, box: Box, first: int, x: Any, y: Any, target: Any, threads: int
+) -> None:
+    """Products of blocks of k that are the same for any number of ranks, added up in the same tree."""
     lines = [Decomposition((n,), (plan.blocks,)) for n in (plan.m, plan.n, plan.k)]
 
     def atoms(axis: int, start: int, stop: int) -> list[slice]:
         line = lines[axis]
         return [slice(line.cut(0, t) - start, line.cut(0, t + 1) - start) for t in line.blocks(0, start, stop)]
 
+    def own(i: slice, j: slice, t: slice) -> Any:
+        product = device.scratch((i.stop - i.start, j.stop - j.start), target.dtype)
+        if not device.multiply(x[i, t], y[t, j], product, False, threads, always=True):
+            raise TypeError(f"operands with strides {x.strides} and {y.strides} bytes are not cells of {x.dtype}")
+        return product
+
+    def by_blas(i: slice, j: slice, t: slice) -> Any:
+        return x[i, t].copy() @ y[t, j].copy()
+
     depth = atoms(K, first, first + x.shape[1])
     depth += [slice(0, 0)] * (plan.blocks // plan.grid[K] - len(depth))  # fewer cells than blocks
-    for i in atoms(0, box.start[0], box.stop[0]):
-        for j in atoms(1, box.start[1], box.stop[1]):
-            tiles = [x[i, t].copy() @ y[t, j].copy() for t in depth]
-            _add_up(tiles, target[i, j])
+    if device.multiplies(target.dtype):
+        side = _SIDE * math.isqrt(threads)
+        pieces = [[slice(i, min(i + side, n)) for i in range(0, n, side)] for n in target.shape]
+        product = own
+    else:  # the bits of BLAS depend on how large a matrix is, how its rows lie, and the number of threads
+        pieces = [atoms(axis, box.start[axis], box.stop[axis]) for axis in (0, 1)]
+        product = by_blas
+    for i, j in itertools.product(*pieces):
+        _add_up((product(i, j, t) for t in depth), target[i, j])
 
 
-def _add_up(parts: list[Any], out: Any) -> None:
-    """The sum of some arrays, in pairs, and of these in pairs. The arrays are workspace."""
-    while len(parts) > 2:
-        pairs = [np.add(x, y, out=x) for x, y in zip(parts[::2], parts[1::2], strict=False)]
-        parts = pairs + parts[2 * len(pairs) :]
-    if len(parts) == 1:
-        out[...] = parts[0].astype(out.dtype, copy=False)
+def _add_up(parts: Iterable[Any], out: Any) -> None:
+    """The sum of some arrays, in pairs, pairs of pairs, and so on. The arrays are workspace."""
+    sums: list[tuple[int, Any]] = []  # of so many arrays, a power of two, each fewer than the one before
+    for part in parts:
+        while len(sums) > 1 and sums[-2][0] == sums[-1][0]:
+            count, last = sums.pop()
+            np.add(sums[-1][1], last, out=sums[-1][1])
+            sums[-1] = 2 * count, sums[-1][1]
+        sums.append((1, part))
+    while len(sums) > 2:
+        _, last = sums.pop()
+        np.add(sums[-1][1], last, out=sums[-1][1])
+    if len(sums) == 1:
+        out[...] = sums[0][1].astype(out.dtype, copy=False)
     else:
-        np.add(parts[0], parts[1], out=out, casting="same_kind")
+        np.add(sums[0][1], sums[1][1], out=out, casting="same_kind")
