@@ -1,5 +1,8 @@
 """Arrays on a device: whatever the package does with them gives the bits that it gives on the CPU."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -11,9 +14,10 @@ from mpihpc.core.device import CPU, check_device, copied
 from mpihpc.core.halo import MODES
 from mpihpc.core.scratch import HUGE, Scratch
 from mpihpc.core.transfer import Transfer, sent
-from mpihpc.stencil import Evolution, Taps, evolve, leapfrog, named_kernel
+from mpihpc.stencil import Evolution, Leapfrog, Taps, evolve, leapfrog, named_kernel, padded_copy
 
 COMM = MPI.COMM_WORLD
+TAPS = Taps.from_kernel(named_kernel("heat", 2), 2)
 
 
 @pytest.fixture(params=KINDS)
@@ -165,10 +169,29 @@ def test_many_steps_without_messages(device, mode, monkeypatch):
         assert device.recordings == counted["recordings"]
 
 
+def test_plans_are_gone_when_nobody_holds_them(device):
+    """With their arrays, buffers and recordings, and not only when Python looks for cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        for where in (device, "cpu"):
+            u = mpihpc.asarray(numbers((20, 31)), device=where)
+            plans = [plan(u.decomposition, TAPS, "f8", fuse=2, device=where) for plan in (Evolution, Leapfrog)]
+            seen = [weakref.ref(plan) for plan in plans]
+            for plan in plans:
+                width = plan.stencil.halo.width
+                given = [padded_copy(u, u.dtype, width) for _ in range(1 if isinstance(plan, Evolution) else 2)]
+                plan.run(*given, 99)
+            del plan, plans
+            assert [ref() for ref in seen] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_bytes_between_host_and_device(device):
     """Staged: those of the halo, once out and once in. Direct: none. Messages are those of the CPU."""
-    cut, taps = mpihpc.zeros((64, 48)).decomposition, Taps.from_kernel(named_kernel("heat", 2), 2)
-    here, there = (Evolution(cut, taps, "f8", device=d, fuse=2) for d in ("cpu", device))
+    cut = mpihpc.zeros((64, 48)).decomposition
+    here, there = (Evolution(cut, TAPS, "f8", device=d, fuse=2) for d in ("cpu", device))
     halo = there.stencil.halo
     assert (halo.bytes, halo.messages) == (here.stencil.halo.bytes, here.stencil.halo.messages)
     u = mpihpc.full((64, 48), 1.0, dims=cut.dims, halo=halo.width, device=device)
@@ -187,7 +210,7 @@ def test_devices_do_not_mix(device):
     u, field = mpihpc.asarray(whole, device=device), mpihpc.asarray(whole)
     with pytest.raises(ValueError, match=r"field is on cpu, u on (fake|gpu) .*\w+ transport\): use \.to_device"):
         evolve(u, "heat", 1, field=field)
-    plan = Evolution(u.decomposition, Taps.from_kernel(named_kernel("heat", 2), 2), "f8", device=device)
+    plan = Evolution(u.decomposition, TAPS, "f8", device=device)
     with pytest.raises(ValueError, match="the plan is for"):
         plan.run(mpihpc.asarray(whole, halo=plan.stencil.halo.width), 1)
 

@@ -28,7 +28,7 @@ _PIECE = 1 << 15  # cells
 _LARGE_PIECE = 1 << 22  # of what lies on a GPU, which wants much to do at once
 _ROWS = 64  # of a piece, at least, along the reduced axes
 _MANY_ROWS = 1 << 10  # on a GPU, for some numbers of each column come to the host
-_MOST = 1 << 30  # cells, or rows, that go to a kernel at once
+_WHOLE = 1 << 30  # cells, or rows, that go to a kernel at once
 
 
 def total(terms: Terms, shape: Sequence[int], views: bool, device: Device = CPU) -> NDArray[np.int64]:
@@ -45,7 +45,7 @@ def total(terms: Terms, shape: Sequence[int], views: bool, device: Device = CPU)
     device : Device
         Where the terms are.
     """
-    kernels, piece = device.kernels, _MOST if views else _PIECE if device is CPU else _LARGE_PIECE
+    kernels, piece = device.kernels, _WHOLE if views else _PIECE if device is CPU else _LARGE_PIECE
     states: list[NDArray[np.int64]] = []
     for at in _pieces(shape, piece) if math.prod(shape) else [_everything(shape)]:
         found = terms(at)
@@ -113,7 +113,7 @@ def lines(
     here = tuple(1 if d in axes else n for d, n in enumerate(shape))
     tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
     height = math.prod(tall)
-    if views and height <= _MOST:
+    if views and height <= _WHOLE:
         everything = terms(_everything(shape))
         return [_columns(x, axes, complete, odd, here, kernels) for (x,) in everything]
     sums = [np.zeros((1 if complete else 2, *here)) for _ in terms(_nothing(shape))]

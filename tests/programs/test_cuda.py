@@ -285,6 +285,7 @@ def test_sums_of_columns(host, monkeypatch, layout) -> None:
         # Several threads of a column or one; ranges of columns that need words, and others.
         monkeypatch.setattr(sums, "_THREADS", (1, 100, 1 << 17)[turn % 3])
         monkeypatch.setattr(sums, "_RANGE", (7, 1 << 16)[turn % 2])
+        monkeypatch.setattr(sums, "_PIECE", (14, 1 << 20)[turn % 4 == 1])
         spread = min(spread, 150) if products else spread
         x, y = (numbers_of(rng, shape, spread, dtype) if math.prod(shape) else np.zeros(shape, dtype) for _ in "xy")
         if x.size > 100:
@@ -314,7 +315,7 @@ def added(rows: np.ndarray) -> list[Fraction]:
 def test_ordinary_sums_need_no_words(host, monkeypatch) -> None:
     """What is not large and small at the same time is summed in doubles, by one thread of a column or by several."""
     _, machine = host
-    monkeypatch.setattr(sums, "_words", None)
+    monkeypatch.setattr(sums._Columns, "words", None)
     for (rows, columns), dtype in itertools.product(((700, 41), (5, 300), (9001, 1)), ("f4", "f8")):
         x = np.random.default_rng(6).standard_normal((rows, columns)).astype(dtype)
         for array in (x, np.asfortranarray(x)):

@@ -122,16 +122,18 @@ class Gpu:
         cuda, outer = self._cupy.cuda, self._cupy.cuda.get_current_stream()
         stream, pool = cuda.Stream(non_blocking=True), cuda.MemoryPool()
         stream.wait_event(outer.record())
-        with stream, cuda.using_allocator(pool.malloc):
-            work()
-            stream.begin_capture()
-            try:
+        try:
+            with stream, cuda.using_allocator(pool.malloc):
                 work()
-            finally:
-                graph = stream.end_capture()
-        outer.wait_event(stream.record())
+                stream.begin_capture()
+                try:
+                    work()
+                finally:
+                    graph = stream.end_capture()
+        finally:
+            outer.wait_event(stream.record())
 
-        def again(pool: Any = pool) -> None:
+        def again(_memory: Any = pool) -> None:  # which lives as long as the graph
             graph.launch()
 
         return again

@@ -80,7 +80,8 @@ def evolve(
         Whether the middle of each block advances while messages travel; the bits are the same. Default: if the model
         finds it faster; not with lines.
     callback : callable, optional
-        Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done.
+        Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done. On a
+        GPU, passes have begun by then, and so may have some of the next ones.
 
     Returns
     -------

@@ -237,7 +237,7 @@ class Evolution:
         place: dict[str, Any] = {"comm": options.get("comm"), "device": self.stencil.device}
         self._other = DistArray(decomposition, dtype, halo=self.stencil.halo.width, **place)
         self._other.padded.fill(0)  # the system gives memory at the first touch: now, not in the first step
-        self._turns = Turns(self.stencil, self._advance)
+        self._turns = Turns(self.stencil)
 
     def run(self, u: DistArray, steps: int, callback: Callable[[int], None] | None = None) -> DistArray:
         """Advance `u`. Collective.
@@ -252,11 +252,11 @@ class Evolution:
         steps : int
             Number of steps.
         callback : callable, optional
-            Called on every rank after each pass over memory with the number of steps done. (On a GPU a pass has then
-            begun.)
+            Called on every rank after each pass over memory with the number of steps done. On a GPU, passes have begun
+            by then, and so may have some of the next ones.
         """
         self.stencil.check(u)
-        u, self._other = self._turns.run((u, self._other), steps, callback)
+        u, self._other = self._turns.run(self._advance, (u, self._other), steps, callback)
         return u
 
     def _advance(self, arrays: Arrays, steps: int) -> Arrays:
@@ -278,7 +278,7 @@ class Leapfrog:
             DistArray(decomposition, dtype, halo=self.stencil.halo.width, **place)
             for _ in range(min(2, self.stencil.fusing.steps))
         ]
-        self._turns = Turns(self.stencil, self._advance)
+        self._turns = Turns(self.stencil)
 
     def run(
         self, u: DistArray, previous: DistArray, steps: int, callback: Callable[[int], None] | None = None
@@ -290,7 +290,8 @@ class Leapfrog:
         """
         self.stencil.check(u)
         self.stencil.check(previous)
-        u, previous, *self._others = self._turns.run((u, previous, *self._others), steps, callback)
+        arrays = u, previous, *self._others
+        u, previous, *self._others = self._turns.run(self._advance, arrays, steps, callback)
         return u, previous
 
     def _advance(self, arrays: Arrays, steps: int) -> Arrays:

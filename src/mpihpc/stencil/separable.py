@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpihpc.core.decomposition import Width
-from mpihpc.core.device import Device
+from mpihpc.core.device import CPU, Device
 from mpihpc.stencil.taps import Taps
 
 Ranges = Sequence[tuple[int, int]]
@@ -135,6 +135,8 @@ class Passes:
 
     def _memory(self, which: int, shape: Sequence[int]) -> Any:
         size = math.prod(shape)
+        if self._device is not CPU:  # lanes must not share it; a GPU's pool keeps what it has given to each
+            return self._device.empty(shape, self._dtype)
         if self._scratch[which].size < size:
             self._scratch[which] = self._device.empty(size, self._dtype)
         return self._scratch[which][:size].reshape(shape)

@@ -13,54 +13,56 @@ if TYPE_CHECKING:
     from mpihpc.stencil.plans import Stencil
 
 Arrays = tuple[DistArray, ...]
+Advance = Callable[[Arrays, int], Arrays]
+"""Makes a pass of so many steps over some arrays, and returns them in their new places."""
 
 _SHORT = 1 << 26  # bytes of a block; a pass over a larger one takes longer than its start
-_ROUND = 8  # passes, at least, that are begun at once
-_OFTEN = 4 * _ROUND  # passes for which it is worth while to record some
+_AT_ONCE = 8  # passes, at least, of a recording
+_OFTEN = 4 * _AT_ONCE  # passes for which it is worth while to record some
 _KEPT = 4  # recordings
 
 
 class Turns:
-    """The passes of a plan over some arrays, which change places in each.
+    """Makes the passes of a plan over arrays that change places in each.
 
     Parameters
     ----------
     stencil : Stencil
         The plan of a pass.
-    advance : callable
-        Makes a pass of so many steps over the arrays, and returns them in their new places.
     """
 
-    def __init__(self, stencil: Stencil, advance: Callable[[Arrays, int], Arrays]) -> None:
-        self._stencil, self._advance = stencil, advance
-        # By where the arrays lie: how many passes a round has, and what makes it again.
-        self._rounds: dict[object, tuple[int, Callable[[], None]]] = {}
+    def __init__(self, stencil: Stencil) -> None:
+        self._stencil = stencil
+        # By where the arrays lie (the plan has checked all else): how many passes, and what makes them again.
+        self._recorded: dict[object, tuple[int, Callable[[], None]]] = {}
 
-    def run(self, arrays: Arrays, steps: int, callback: Callable[[int], None] | None = None) -> Arrays:
+    def run(
+        self, advance: Advance, arrays: Arrays, steps: int, callback: Callable[[int], None] | None = None
+    ) -> Arrays:
         """Make so many steps, and return the arrays in their new places. Collective."""
         done, most = 0, self._stencil.fusing.steps
         while done < steps:
             count = min(most, steps - done)
-            passes = self._round(arrays, (steps - done) // most)
+            passes = self._some_at_once(advance, arrays, (steps - done) // most)
             if not passes:
-                arrays, passes = self._advance(arrays, count), 1
+                arrays, passes = advance(arrays, count), 1
             for _ in range(passes):
                 done += count
                 if callback:
                     callback(done)
         return arrays
 
-    def _round(self, arrays: Arrays, left: int) -> int:
-        """Make some passes, after which all arrays are in their places again, and return how many these are.
+    def _some_at_once(self, advance: Advance, arrays: Arrays, left: int) -> int:
+        """Make some of the passes that are left, after which all arrays are in their places; returns how many.
 
-        0: none were made, because they send messages, or there is too much to do or too little `left`.
+        0: none were made, because they send messages, there is too much to do in one, or too few are left.
         """
         plan, device = self._stencil, self._stencil.device
-        if device is CPU or not plan.halo.silent or arrays[0].local.nbytes > _SHORT:
+        if device is CPU or not plan.halo.silent or not 0 < arrays[0].local.nbytes <= _SHORT:
             return 0
         where = tuple((device.address(array.padded), array.padded.strides) for array in arrays)
-        if where in self._rounds:
-            passes, again = self._rounds[where]
+        if where in self._recorded:
+            passes, again = self._recorded[where]
             if passes > left:
                 return 0
             again()
@@ -72,12 +74,12 @@ class Turns:
         def work() -> None:
             nonlocal passes
             now, passes = arrays, 0
-            while passes < _ROUND or not all(map(operator.is_, now, arrays)):
-                now = self._advance(now, plan.fusing.steps)
+            while passes < _AT_ONCE or not all(map(operator.is_, now, arrays)):
+                now = advance(now, plan.fusing.steps)
                 passes += 1
 
-        if len(self._rounds) == _KEPT:
-            self._rounds.clear()
+        if len(self._recorded) == _KEPT:
+            self._recorded.clear()
         again = device.recorded(work)
-        self._rounds[where] = passes, again
+        self._recorded[where] = passes, again
         return passes

@@ -70,8 +70,10 @@ _allocators = [_pool.malloc]
 @contextmanager
 def _using_allocator(allocator: Callable[[int], _Memory]) -> Iterator[None]:
     _allocators.append(allocator)
-    yield
-    _allocators.pop()
+    try:
+        yield
+    finally:
+        _allocators.pop()
 
 
 def _alloc_pinned_memory(nbytes: int) -> Any:

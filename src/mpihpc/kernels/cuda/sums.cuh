@@ -6,9 +6,9 @@
 // they have found is an array of fewer rows, `parts`, to be summed in its turn.
 //
 // Of numbers that are very large and very small at the same time, of infinities and NaN, the doubles cannot hold all.
-// Where that is so, `lost` says of each RANGE of columns, and the kernel runs again for these with `words`: for each
+// Where that is so, `lost` says of each `range` of columns, and the kernel runs again for these with `words`: for each
 // column a number in units of 2^-1074, 32 bits in each word, and counts of NaN, inf and -inf, as in src/_core/sums.hpp.
-// Integers may be added in any order too. A column must not have more than 2^31 numbers then, or words could overflow.
+// Integers may be added in any order too. A column must not have more than 2^30 numbers then, or words could overflow.
 
 constexpr int EACH = 8, LIMBS = 68, WORDS = LIMBS + 3;
 constexpr long long DIGIT = 0xFFFFFFFF;
@@ -16,7 +16,7 @@ constexpr long long DIGIT = 0xFFFFFFFF;
 struct Columns {
     long long down[3][4], across[3][4];  // lengths of the axes; strides of x and of y on them, in cells
     long long rows, ways, beside;        // beside: neighbouring threads have neighbouring rows, not columns
-    long long first, columns, range;     // the columns to add: all, or those of a range
+    long long first, columns, range;     // the first column to add, how many, and how many of them are a range
 };
 
 __device__ __forceinline__ long long place(const long long (&axes)[3][4], int array, long long index) {
@@ -59,7 +59,7 @@ SUM(const Cell *x, const Cell *y, double *parts, int *lost, unsigned long long *
     double sums[TERMS] = {};
     const auto keep = [&](double rest) {
         if (words) add_number(words, rest);
-        else lost[column / g.range] = 1;
+        else lost[(column - g.first) / g.range] = 1;
     };
     for (long long from = way; from < g.rows; from += EACH * g.ways) {
         double v[EACH];

@@ -1,7 +1,7 @@
 """Sums without rounding on a GPU: `mpihpc.exact` calls these as it calls `mpihpc._core`.
 
 Numbers stay on the GPU: some of each column come to the host, and a few words for each where that is not enough.
-`sums.cuh` explains the method. Like `plan`, all but `_Gpu` runs on any `Machine`.
+`sums.cuh` explains the method. Like `plan`, all but `_Cupy` runs on any `Machine`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpihpc import _core
+from mpihpc.core.device import copied
 from mpihpc.kernels.cuda.source import BOX_THREADS, SUM_TERMS, sums_source
 
 COLUMNS = np.dtype(
@@ -24,10 +25,11 @@ COLUMNS = np.dtype(
 """`Columns` of sums.cuh."""
 
 _THREADS = 1 << 17  # that keep a GPU busy
-_LEAST = 16  # rows of a thread, where there are several of a column
-_MOST = 1 << 20  # rows of a thread: so many numbers of 2**1000 do not overflow
+_FEW_ROWS = 16  # of a thread at least, where several share a column: what they find must be fewer
+_MANY_ROWS = 1 << 20  # of a thread at most: so many numbers of 2**1000 do not overflow
 _SECTOR = 32  # bytes that memory hands over at once, if not more
 _RANGE = 1 << 16  # columns that get words at a time
+_PIECE = 1 << 20  # columns that are summed at a time: a thread each, and three numbers that come to the host
 
 
 class Machine(Protocol):
@@ -50,7 +52,7 @@ class Machine(Protocol):
 
 
 def sum_add(x: Any, state: NDArray[np.int64]) -> None:
-    """Add all numbers of a CuPy array, float32 or float64, up to 2**31 of them, to a state in host memory."""
+    """Add all numbers of a CuPy array, float32 or float64, up to 2**30 of them, to a state in host memory."""
     with x.device as device:
         add(_machine(device.id), x, None, state)
 
@@ -62,7 +64,7 @@ def sum_add_products(x: Any, y: Any, state: NDArray[np.int64]) -> None:
 
 
 def sum_columns(x: Any, lead: int, out: NDArray[np.float64], odd: bool = False, y: Any = None) -> int:
-    """`mpihpc._core.sum_columns` of CuPy arrays with up to 2**31 rows; `out` is in host memory."""
+    """`mpihpc._core.sum_columns` of CuPy arrays with up to 2**30 rows; `out` is in host memory."""
     with x.device as device:
         return add_columns(_machine(device.id), x, lead, out, odd, y)
 
@@ -71,11 +73,11 @@ def add(machine: Machine, x: Any, y: Any, state: NDArray[np.int64]) -> None:
     """`sum_add` or `sum_add_products` on a machine."""
     if not x.size:
         return
-    x, y = _few_axes(machine, x, y, x.ndim)
-    parts, lost = _parts(machine, x, y, x.ndim)
-    if lost.size:
-        (words,) = _words(machine, x, y, x.ndim, 0)
-        _core.sum_add(np.empty(0), words)  # carries
+    columns = _Columns(machine, x, y, x.ndim)
+    parts, lost = columns.parts(0, 1)
+    if lost:
+        (words,) = columns.words(0, 1)
+        _core.sum_add(np.empty(0), words)  # adds nothing, but carries: states must be carried before they are added
         state += words
     else:
         _core.sum_add(parts, state)
@@ -86,67 +88,72 @@ def add_columns(machine: Machine, x: Any, lead: int, out: NDArray[np.float64], o
     if not x.size:
         out[...] = 0
         return 1
-    x, y = _few_axes(machine, x, y, lead)
-    parts, lost = _parts(machine, x, y, lead)
-    for first in (lost * _RANGE).tolist():
-        parts[:, first : first + _RANGE] = 0
-    most = _core.sum_columns(parts, 1, out, odd)
-    for first in (lost * _RANGE).tolist():
-        words = _words(machine, x, y, lead, first)
-        some = np.empty((len(out), len(words)))
-        most = max(most, _core.sum_states(words, some, odd))
-        out[:, first : first + len(words)] = some
+    columns, most = _Columns(machine, x, y, lead), 1
+    for first in range(0, columns.count, _PIECE):
+        count = min(_PIECE, columns.count - first)
+        parts, lost = columns.parts(first, count)
+        for begin in lost:
+            parts[:, begin - first : begin - first + _RANGE] = 0  # nonsense, which could need more terms
+        here = np.empty((len(out), count))
+        most = max(most, _core.sum_columns(parts, 1, here, odd))
+        for begin in lost:
+            words = columns.words(begin, min(_RANGE, first + count - begin))
+            some = np.empty((len(out), len(words)))
+            most = max(most, _core.sum_states(words, some, odd))
+            here[:, begin - first : begin - first + len(words)] = some
+        out[:, first : first + count] = here
     return most
 
 
-def _parts(machine: Machine, x: Any, y: Any, lead: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Rows of numbers that add up to the columns of the array; and the ranges of columns of which that is not so."""
-    lost: Any = None
-    while True:
-        geometry = _geometry(x, y, lead)
-        ways, columns = int(geometry["ways"][0]), int(geometry["columns"][0])
-        if lost is None:
-            lost = machine.zeros((-(-columns // _RANGE),), np.dtype(np.int32))
-        parts = machine.empty((SUM_TERMS * ways, columns), np.dtype(np.float64))
-        machine.add_up((x, y, parts, lost, None), geometry, -(-ways * columns // BOX_THREADS))
-        if ways == 1:
-            return machine.to_host(parts), np.flatnonzero(machine.to_host(lost))
-        x, y, lead = parts, None, 1
+class _Columns:
+    """The columns of an array, or of its products with another: its first `lead` axes are rows."""
+
+    def __init__(self, machine: Machine, x: Any, y: Any, lead: int) -> None:
+        if max(len(_merged(x, y, axes)) for axes in (range(lead), range(lead, x.ndim))) > 4:  # more than kernels know
+            x, y = machine.contiguous(x), None if y is None else machine.contiguous(y)
+        self._machine, self._x, self._y, self._lead = machine, x, y, lead
+        self.count = math.prod(x.shape[lead:])
+
+    def parts(self, first: int, count: int) -> tuple[NDArray[np.float64], list[int]]:
+        """Rows of numbers that add up to some columns, and where the ranges begin of which that is not so."""
+        machine = self._machine
+        lost = machine.zeros((-(-count // _RANGE),), np.dtype(np.int32))
+        x, y, lead, begin = self._x, self._y, self._lead, first
+        while True:
+            geometry = _geometry(x, y, lead, begin, count)
+            ways = int(geometry["ways"][0])
+            parts = machine.empty((SUM_TERMS * ways, count), np.dtype(np.float64))
+            machine.add_up((x, y, parts, lost, None), geometry, -(-ways * count // BOX_THREADS))
+            if ways == 1:
+                break
+            x, y, lead, begin = parts, None, 1, 0
+        return machine.to_host(parts), [first + n * _RANGE for n in np.flatnonzero(machine.to_host(lost)).tolist()]
+
+    def words(self, first: int, count: int) -> NDArray[np.int64]:
+        """The states of some columns; no limb has been carried."""
+        geometry = _geometry(self._x, self._y, self._lead, first, count)
+        words = self._machine.zeros((count, _core.SUM_WORDS), np.dtype(np.int64))
+        blocks = -(-int(geometry["ways"][0]) * count // BOX_THREADS)
+        self._machine.add_up((self._x, self._y, None, None, words), geometry, blocks)
+        return self._machine.to_host(words)
 
 
-def _words(machine: Machine, x: Any, y: Any, lead: int, first: int) -> NDArray[np.int64]:
-    """The states of the columns of a range."""
-    geometry = _geometry(x, y, lead)
-    columns = min(_RANGE, int(geometry["columns"][0]) - first)
-    geometry["first"], geometry["columns"] = first, columns
-    words = machine.zeros((columns, _core.SUM_WORDS), np.dtype(np.int64))
-    machine.add_up((x, y, None, None, words), geometry, -(-int(geometry["ways"][0]) * columns // BOX_THREADS))
-    return machine.to_host(words)
-
-
-def _geometry(x: Any, y: Any, lead: int) -> NDArray[Any]:
-    """The numbers of a launch for all columns, as an array of one `COLUMNS`."""
+def _geometry(x: Any, y: Any, lead: int, first: int, count: int) -> NDArray[Any]:
+    """The numbers of a launch for some columns, as an array of one `COLUMNS`."""
     geometry = np.zeros(1, COLUMNS)
     axes = {"down": _merged(x, y, range(lead)), "across": _merged(x, y, range(lead, x.ndim))}
     for name, merged in axes.items():
         geometry[name][0, 0] = 1
         geometry[name][0, :, : len(merged)] = np.transpose(merged)
-    rows, columns = (math.prod(length for length, _, _ in merged) for merged in axes.values())
+    rows = math.prod(x.shape[:lead])
     beside = abs(axes["down"][-1][1]) < abs(axes["across"][-1][1])
     # Neighbours along a column that has neighbours too are as few as read from memory together.
-    ways = max(_THREADS // columns, _SECTOR // x.itemsize if beside else 1)
-    ways = max(1, min(ways, rows // _LEAST), -(-rows // _MOST))
-    numbers = {"rows": rows, "columns": columns, "ways": ways, "beside": beside, "range": _RANGE}
+    ways = max(_THREADS // count, _SECTOR // x.itemsize if beside else 1)
+    ways = max(1, min(ways, rows // _FEW_ROWS), -(-rows // _MANY_ROWS))
+    numbers = {"rows": rows, "ways": ways, "beside": beside, "first": first, "columns": count, "range": _RANGE}
     for name, number in numbers.items():
         geometry[name] = number
     return geometry
-
-
-def _few_axes(machine: Machine, x: Any, y: Any, lead: int) -> tuple[Any, Any]:
-    """The arrays, or copies of them, with as many axes at most as the kernel knows."""
-    if max(len(_merged(x, y, axes)) for axes in (range(lead), range(lead, x.ndim))) <= 4:
-        return x, y
-    return machine.contiguous(x), None if y is None else machine.contiguous(y)
 
 
 def _merged(x: Any, y: Any, axes: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -162,12 +169,12 @@ def _merged(x: Any, y: Any, axes: Sequence[int]) -> list[tuple[int, int, int]]:
     return merged or [(1, 1, 1)]
 
 
-@cache
-def _machine(device: int) -> _Gpu:
-    return _Gpu()
+@cache  # one for each device
+def _machine(device: int) -> _Cupy:
+    return _Cupy()
 
 
-class _Gpu:
+class _Cupy:
     """CuPy's current device as a `Machine`."""
 
     def __init__(self) -> None:
@@ -183,6 +190,7 @@ class _Gpu:
         return _cupy().ascontiguousarray(array)
 
     def to_host(self, array: Any) -> NDArray[Any]:
+        copied.to_host += array.nbytes
         return array.get()
 
     def add_up(self, arrays: Sequence[Any], geometry: NDArray[Any], blocks: int) -> None:
