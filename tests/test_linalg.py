@@ -362,11 +362,11 @@ def test_reproducible_products_go_in_pieces(comm, monkeypatch):
     """Of any size, with any number of threads, also of a matrix with its own transpose."""
     a = made((61, 700), float, 1) * 10.0 ** np.arange(-3, 4).repeat(100)
     wanted = matmul(*(mpihpc.asarray(w, comm=MPI.COMM_SELF) for w in (a, a.T.copy())), reproducible=True).gather()
-    for side, threads in ((7, 1), (64, 3), (1024, 2)):
+    for side, threads, memory in ((7, 1, None), (70, 3, 1 << 20), (1024, 2, None)):
         monkeypatch.setattr(product_module, "_SIDE", side)
         x = mpihpc.asarray(a, comm=comm)
         for y in (x, mpihpc.asarray(a, comm=comm, dims=(1, comm.size))):
-            c = matmul(x, y, transpose_b=True, reproducible=True, threads=threads)
+            c = matmul(x, y, transpose_b=True, reproducible=True, threads=threads, memory=memory)
             assert c.gather(None).tobytes() == wanted.tobytes(), (side, threads)
 
 

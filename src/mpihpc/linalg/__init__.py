@@ -136,9 +136,9 @@ def matmul(
     reproducible : bool
         The same bits for any number of ranks, grid and threads: k is cut into `blocks` blocks whatever the ranks, and
         their products are added up in a fixed order. Of float64 the bits are those of any processor with AVX2 or
-        AVX-512, for about the time of any other product, and up to 48 MiB for each thread beside the workspace. Else
-        those of one kind of machine: m and n are cut into blocks too, and BLAS multiplies these with one thread. Grids
-        have powers of two along k. Not in slices.
+        AVX-512, for little more than the time of any other product, and 48 MiB at most for each thread beside the
+        workspace, or as much again as `memory`. Else they are those of one kind of machine: m and n are cut into
+        blocks too, and BLAS multiplies these with one thread. Grids have powers of two along k. Not in slices.
     blocks : int
         How many: a power of two. The bits depend on it.
     transpose_a, transpose_b : bool

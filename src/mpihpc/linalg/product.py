@@ -271,6 +271,9 @@ def _multiply_blocks(
     depth += [slice(0, 0)] * (plan.blocks // plan.grid[K] - len(depth))  # fewer cells than blocks
     if device.multiplies(target.dtype):
         side = _SIDE * math.isqrt(threads)
+        if plan.memory is not None:  # so many of its products are there at a time
+            held = plan.blocks.bit_length() + 1
+            side = max(64, min(side, math.isqrt(plan.memory // (held * target.dtype.itemsize))))
         pieces = [[slice(i, min(i + side, n)) for i in range(0, n, side)] for n in target.shape]
         product = own
     else:  # the bits of BLAS depend on how large a matrix is, how its rows lie, and the number of threads
