@@ -107,6 +107,14 @@ inline std::pair<std::uintptr_t, std::uintptr_t> bytes_of(const Buffer &buffer) 
     return {lo, hi};
 }
 
+// How many bytes lie between the ends of both; 0: they have no memory in common.
+inline int64_t shared_bytes(const Buffer &a, const Buffer &b) {
+    if (a.empty() || b.empty()) return 0;
+    const auto [alo, ahi] = bytes_of(a);
+    const auto [blo, bhi] = bytes_of(b);
+    return std::max<int64_t>(0, int64_t(std::min(ahi, bhi) - std::max(alo, blo)));
+}
+
 // The checks that correlate and copy share. Returns the size of a scalar: 4 or 8.
 inline int64_t check_pair(const Buffer &src, const Buffer &dst) {
     check_axes(src);
@@ -120,12 +128,9 @@ inline int64_t check_pair(const Buffer &src, const Buffer &dst) {
     const int64_t scalar = f.back() == 'f' ? 4 : 8;
     check_contiguous(src, scalar);
     check_contiguous(dst, scalar);
-    if (!src.empty() && !dst.empty()) {
-        const auto [slo, shi] = bytes_of(src);
-        const auto [dlo, dhi] = bytes_of(dst);
-        if (slo < dhi && dlo < shi)
-            value_error("src and dst overlap in memory: " + str(int64_t(std::min(shi, dhi) - std::max(slo, dlo))) +
-                        " of dst's " + str(int64_t(dhi - dlo)) + " bytes");
+    if (const int64_t shared = shared_bytes(src, dst)) {
+        const auto [first, end] = bytes_of(dst);
+        value_error("src and dst overlap in memory: " + str(shared) + " of dst's " + str(int64_t(end - first)) + " bytes");
     }
     for (int d = 0; d < dst.ndim(); ++d)
         if (dst.shape(d) > 1 && dst.stride(d) == 0)

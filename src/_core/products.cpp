@@ -85,13 +85,6 @@ void multiply(Multiply kernel, const Buffer &a, const Buffer &b, const Buffer &c
     if (failed) throw std::bad_alloc();
 }
 
-bool overlap(const Buffer &a, const Buffer &b) {
-    if (a.empty() || b.empty()) return false;
-    const auto [alo, ahi] = bytes_of(a);
-    const auto [blo, bhi] = bytes_of(b);
-    return alo < bhi && blo < ahi;
-}
-
 // Whether they are doubles that lie whole steps apart.
 bool regular(const Buffer &buffer) {
     return buffer.format() == "d" && reinterpret_cast<std::uintptr_t>(buffer.data()) % 8 == 0 &&
@@ -117,7 +110,7 @@ void bind_products(nb::module_ &m) {
                             " x " + str(b.shape(1)));
             const Multiply known = isa().multiply;
             if (!known || !regular(a) || !regular(b) || !regular(c) || (c.shape(1) > 1 && c.stride(1) != 8)) return false;
-            if (overlap(a, c) || overlap(b, c)) return false;  // NumPy copies the operands
+            if (shared_bytes(a, c) || shared_bytes(b, c)) return false;  // NumPy copies the operands
             nb::gil_scoped_release nogil;
             multiply(known, a, b, c, add, threads);
             return true;

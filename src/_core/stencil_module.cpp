@@ -170,9 +170,7 @@ public:
         for (const Buffer *written : {&dst, static_cast<const Buffer *>(kept.get()), &src})
             for (const Buffer *other : {field.get(), previous.get(), kept.get()}) {
                 if (!written || !other || written == other || dst.empty()) continue;
-                const auto [lo, hi] = bytes_of(*written);
-                const auto [first, end] = bytes_of(*other);
-                if (lo < end && first < hi) value_error(other->name + " and " + written->name + " overlap in memory");
+                if (shared_bytes(*written, *other)) value_error(other->name + " and " + written->name + " overlap in memory");
             }
     }
 

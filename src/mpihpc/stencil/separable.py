@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpihpc.core.decomposition import Width
-from mpihpc.core.device import CPU, Device
+from mpihpc.core.device import Device
 from mpihpc.stencil.taps import Taps
 
 Ranges = Sequence[tuple[int, int]]
@@ -92,7 +92,6 @@ class Passes:
         for line in lines:
             self._lines.append((line.offsets, line.weights_for(dtype), cval))
             cval *= complex(line.weights.sum())  # beyond an edge, the passes so far have made this of it
-        self._scratch = [device.empty(0, dtype)] * 2
 
     def advance(self, src: Any, dst: Any, box: Ranges) -> None:
         """Write the cells of `box`, in the coordinates of the padded block `src`, to `dst`."""
@@ -118,7 +117,7 @@ class Passes:
                 corner.append(lo - a)
                 room.append(hi - lo + a + b)
                 fill.append((lo - a, hi + b) if mode == "wrap" else (max(lo - a, begin), min(hi + b, stop)))
-            target = dst if not later else self._memory(i % 2, room)
+            target = self._device.scratch(room, self._dtype) if later else dst
             self._device.kernels.advance(
                 src,
                 target[tuple(slice(lo - c, hi - c) for (lo, hi), c in zip(fill, corner, strict=True))],
@@ -132,11 +131,3 @@ class Passes:
                 self._threads,
             )
             src, origin = target, corner
-
-    def _memory(self, which: int, shape: Sequence[int]) -> Any:
-        size = math.prod(shape)
-        if self._device is not CPU:  # lanes must not share it; a GPU's pool keeps what it has given to each
-            return self._device.empty(shape, self._dtype)
-        if self._scratch[which].size < size:
-            self._scratch[which] = self._device.empty(size, self._dtype)
-        return self._scratch[which][:size].reshape(shape)
