@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,9 @@ def main() -> int:
     # Leave through the door when asked to go, so that the running job is ended too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
+    if find_spec("pytest") is None:
+        print(f"tests.gpu: error: there is no pytest: {sys.executable} -m pip install pytest", file=sys.stderr)
+        return 1
     env = environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "MPIHPC_TEST_DEVICE": "gpu"}
     source = package()
     if source is None:

@@ -89,6 +89,13 @@ def test_without_the_compiled_part(program, monkeypatch, capsys):
     assert "the compiled part of mpihpc is missing" in said and "cmake --build" in said
 
 
+def test_without_pytest(program, monkeypatch, capsys):
+    monkeypatch.setattr(program, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["tests.gpu"])
+    assert program.main() == 1
+    assert "there is no pytest" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "body, passed, failed, problem",
     [
