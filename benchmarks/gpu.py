@@ -27,7 +27,7 @@ from mpihpc.core.decomposition import Decomposition, grid_text
 from mpihpc.core.failure import VerificationError, agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Message, Schedule, Transfer
-from mpihpc.programs import execute
+from mpihpc.programs.frame import execute
 from mpihpc.stencil import Evolution, Stencil, Taps, evolve, named_kernel
 
 STEPS = 20  # of each turn

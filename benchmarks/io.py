@@ -31,11 +31,11 @@ from mpi4py import MPI
 import mpihpc
 from benchmarks.reports import RESULTS, tell
 from mpihpc import DistArray, io
-from mpihpc.config import option, parse_config
 from mpihpc.core.decomposition import Decomposition, grid_text
 from mpihpc.core.failure import VerificationError, agree
 from mpihpc.io.writing import versions
-from mpihpc.programs import execute
+from mpihpc.programs.config import option, parse_config
+from mpihpc.programs.frame import execute
 
 COLUMNS = 8192
 CALL = 1 << 30  # the most that Linux takes in one call is a little below 2 GiB

@@ -38,7 +38,7 @@ from mpihpc.core.device import blas_threads, thread_count
 from mpihpc.core.failure import VerificationError, agree
 from mpihpc.core.topology import Topology
 from mpihpc.linalg import Counts, ProductPlan, gram, layouts, matmul
-from mpihpc.programs import execute
+from mpihpc.programs.frame import execute
 
 LIMIT = {"float32": 1e-4, "float64": 1e-12}  # difference from NumPy, relative to the largest element
 HEAT_SPLITS = ((0, 0), (0, 1), (1, 0))  # the axes along which its operands are cut

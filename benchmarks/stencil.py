@@ -31,7 +31,7 @@ from benchmarks.reports import parse_common, run_cases
 from mpihpc import DistArray, _core
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.failure import VerificationError, agree
-from mpihpc.programs import execute
+from mpihpc.programs.frame import execute
 from mpihpc.stencil import Evolution, Stencil, Taps, evolve, named_kernel, padded_copy
 
 STEPS = 24  # in each turn of what fuses steps, and of the faster peers

@@ -29,7 +29,7 @@ from benchmarks.reports import parse_common, run_cases
 from mpihpc.core.decomposition import grid_text
 from mpihpc.core.device import blas_threads
 from mpihpc.core.failure import VerificationError
-from mpihpc.programs import execute
+from mpihpc.programs.frame import execute
 
 CELLS = 1 << 18  # in a round, at least: small arrays are added several times
 LIMIT = 1e-3  # difference from NumPy, relative to the sum of the sizes

@@ -163,7 +163,7 @@ def test_many_steps_without_messages(device, mode, monkeypatch):
         counted["recordings"], counted["replays"] = (getattr(device, name, 0) for name in ("recordings", "replays"))
     if isinstance(device, FakeDevice):
         assert 5 <= counted["recordings"] < counted["replays"] / 10, counted
-        monkeypatch.setattr("mpihpc.stencil.turns._SHORT", 20 * 31 * 8 - 1)
+        monkeypatch.setattr("mpihpc.stencil.stepping._SHORT", 20 * 31 * 8 - 1)
         large = [evolve(mpihpc.asarray(whole, device=d, **alone), "heat", 100, mode) for d in (device, "cpu")]
         same(*large)
         assert device.recordings == counted["recordings"]

@@ -14,7 +14,7 @@ import mpihpc
 from fake_device import FakeDevice
 from mpihpc.core import staging
 from mpihpc.core.device import copied
-from mpihpc.io import filling, layout, series
+from mpihpc.io import datasets, filling, series
 from mpihpc.linalg import layouts
 
 COMM = MPI.COMM_WORLD
@@ -62,7 +62,7 @@ def in_its_memory(device, slab, step):
 
 @pytest.mark.parametrize("options", [{}, {"chunks": True}, {"compress": "gzip:1"}])
 def test_write(device, slab, shared_tmp_path, monkeypatch, options):
-    monkeypatch.setattr(layout, "_CHUNK_BYTES", 200)  # many chunks, across the blocks of all ranks
+    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 200)  # many chunks, across the blocks of all ranks
     for shape, kind in SHAPES:
         whole = numbers(shape, kind)
         for dims in grids(len(shape)):
@@ -81,7 +81,7 @@ def test_write(device, slab, shared_tmp_path, monkeypatch, options):
 
 @pytest.mark.parametrize("options", [{}, {"chunks": True}, {"compress": "gzip:1"}])
 def test_write_what_is_cut_for_a_product(device, slab, shared_tmp_path, monkeypatch, options):
-    monkeypatch.setattr(layout, "_CHUNK_BYTES", 200)
+    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 200)
     whole = numbers((37, 29), "d")
     for cut in (layouts(37, 29, 23).c, layouts(37, 11, 29).a):
         v = mpihpc.asarray(whole, device=device).recut(cut)
@@ -94,7 +94,7 @@ def test_write_what_is_cut_for_a_product(device, slab, shared_tmp_path, monkeypa
 @pytest.mark.parametrize("chunk", [1 << 30, 200])
 def test_snapshots(device, slab, shared_tmp_path, monkeypatch, compress, chunk):
     monkeypatch.setattr(series, "_CHUNK_BYTES", chunk)
-    monkeypatch.setattr(layout, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(datasets, "_CHUNK_BYTES", chunk)
     for shape in [(13, 7), (40,), (3, 4, 5)]:
         whole = numbers(shape, "d")
         u = mpihpc.asarray(whole, halo=1, device=device)
@@ -139,7 +139,7 @@ def test_read(device, slab, shared_tmp_path):
 
 def test_a_failure_gives_all_back(device, slab, shared_tmp_path, monkeypatch):
     """Of one rank, in the middle of a file."""
-    monkeypatch.setattr(layout, "_CHUNK_BYTES", 100)
+    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 100)
     if h5py.get_config().mpi:
         pytest.skip("a parallel HDF5 ends the job")
     real = filling.tick

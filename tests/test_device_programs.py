@@ -11,8 +11,8 @@ import mpihpc
 from fake_device import FakeDevice
 from mpihpc import ndimage
 from mpihpc.core import staging, topology
-from mpihpc.stencil.job import Config, run
-from mpihpc.stencil.picture import thumbnail
+from mpihpc.programs.stencil.job import Config, run
+from mpihpc.programs.stencil.picture import thumbnail
 from mpihpc.view import PIXELS
 
 COMM = MPI.COMM_WORLD

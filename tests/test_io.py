@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mpihpc
 from mpihpc.core import staging
-from mpihpc.io import filling, layout, series
+from mpihpc.io import datasets, filling, series
 
 
 def grids(size, ndim):
@@ -224,7 +224,7 @@ def test_bad_input_is_the_same_line_on_all_ranks(comm, shared_tmp_path):
 
 @pytest.mark.parametrize("options", [{"compress": "gzip"}, {"compress": "gzip:9"}, {"chunks": True}])
 def test_chunked_files_do_not_depend_on_the_cut(comm, shared_tmp_path, monkeypatch, options):
-    monkeypatch.setattr(layout, "_CHUNK_BYTES", 200)  # many chunks in small arrays, across the blocks of all ranks
+    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 200)  # many chunks in small arrays, across the blocks of all ranks
     for kind, shape in [("d", (23, 9)), ("F", (5, 4, 7)), ("i2", (100,)), ("?", (9, 9)), ("d", (2, 1)), ("d", (0, 3))]:
         whole = (np.arange(math.prod(shape)).reshape(shape) * 37 % 101).astype(kind)
         for dims in grids(comm.size, len(shape)):
@@ -235,7 +235,7 @@ def test_chunked_files_do_not_depend_on_the_cut(comm, shared_tmp_path, monkeypat
         if comm.rank == 0 and whole.size:
             with h5py.File(shared_tmp_path / "a.h5") as h5:
                 found = h5["data"]
-                assert found.chunks == layout.chunk_grid(shape, whole.itemsize)
+                assert found.chunks == datasets.chunk_grid(shape, whole.itemsize)
                 assert found.compression == ("gzip" if "compress" in options else None)
                 assert found.compression_opts == {"gzip": 4, "gzip:9": 9}.get(options.get("compress"))
                 assert math.prod(found.chunks) * whole.itemsize <= 200
@@ -245,7 +245,7 @@ def test_chunked_files_do_not_depend_on_the_cut(comm, shared_tmp_path, monkeypat
 @pytest.mark.parametrize("chunk", [1 << 30, 200])
 def test_snapshots(comm, shared_tmp_path, monkeypatch, compress, chunk):
     monkeypatch.setattr(series, "_CHUNK_BYTES", chunk)
-    monkeypatch.setattr(layout, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(datasets, "_CHUNK_BYTES", chunk)
     for shape, dataset in [((13, 7), "data"), ((40,), "run/u"), ((3, 4, 5), "u"), ((2, 3, 2, 3), "u"), ((0, 2), "u")]:
         file = shared_tmp_path / "s.h5"
         whole = np.arange(math.prod(shape), dtype=float).reshape(shape)

@@ -10,8 +10,9 @@ import pytest
 from mpi4py import MPI
 
 import mpihpc
-from mpihpc import DistArray, _core, exact
-from mpihpc.dtypes import is_bfloat16, number_dtype
+from mpihpc import DistArray, _core
+from mpihpc.array import exact_sums
+from mpihpc.core.dtypes import is_bfloat16, number_dtype
 from mpihpc.linalg import error_bound, gram, matmul
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -92,7 +93,7 @@ def test_rounding_to_odd_and_then_to_nearest_is_rounding_once():
             assert out.view(np.int64)[0, 0] % 2 == 1
         for dtype in FLOATS:
             with np.errstate(over="ignore"):
-                assert float(exact.narrowed(out[0], dtype)[0]) == nearest(total, dtype)
+                assert float(exact_sums.narrowed(out[0], dtype)[0]) == nearest(total, dtype)
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)

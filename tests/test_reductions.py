@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 import mpihpc
-from mpihpc import DistArray, _core, exact
+from mpihpc import DistArray, _core
+from mpihpc.array import exact_sums
 from mpihpc.core.transfer import sent
 
 UNIT = 2.0**-53
@@ -90,8 +91,8 @@ def test_64_layouts_of_5_data_sets_have_the_same_bits(comm, isa, name):
             small = block[abs(block) < 1e100]
             states.append(
                 [
-                    exact.total(lambda at, b=block: [[b[at]]], block.shape, True)[0],
-                    exact.total(lambda at, b=small: [[(b[at], b[at])]], small.shape, False)[0],
+                    exact_sums.total(lambda at, b=block: [[b[at]]], block.shape, True)[0],
+                    exact_sums.total(lambda at, b=small: [[(b[at], b[at])]], small.shape, False)[0],
                 ]
             )
         total, total2 = np.sum(states, axis=0)
@@ -408,7 +409,7 @@ def test_long_lines_are_added_in_pieces(comm):
 
 
 def test_bounds_against_fsum(comm):
-    """The bounds that `mpihpc.reductions` states, with exact arithmetic as the judge."""
+    """The bounds that `mpihpc.array.reductions` states, with exact arithmetic as the judge."""
     rng = np.random.default_rng(3)
     x, y = np.ldexp(rng.standard_normal((2, 500)), rng.integers(-20, 20, (2, 500)))
     a, b = mpihpc.asarray(x, comm=comm), mpihpc.asarray(y, comm=comm)

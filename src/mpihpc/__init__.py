@@ -2,13 +2,8 @@
 
 from mpihpc import io, linalg, ndimage, stencil
 from mpihpc.array import DistArray
-from mpihpc.chunks import from_chunks, map_blocks, map_reduce
-from mpihpc.core.decomposition import Box, Decomposition
-from mpihpc.core.failure import agree, install_hook
-from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import Transfer
-from mpihpc.creation import asarray, empty, from_local, fromfunction, full, ones, zeros
-from mpihpc.reductions import (
+from mpihpc.array.creation import asarray, empty, from_local, fromfunction, full, ones, zeros
+from mpihpc.array.reductions import (
     all,
     any,
     argmax,
@@ -25,6 +20,11 @@ from mpihpc.reductions import (
     var,
     vecdot,
 )
+from mpihpc.blocks import from_chunks, map_blocks, map_reduce
+from mpihpc.core.decomposition import Box, Decomposition
+from mpihpc.core.failure import agree, install_hook
+from mpihpc.core.topology import Topology
+from mpihpc.core.transfer import Transfer
 
 __version__ = "0.1.0"
 __all__ = [

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from mpihpc.array import DistArray, number_dtype, require_cast
+from mpihpc.array import DistArray
 from mpihpc.core.decomposition import axes_text
+from mpihpc.core.dtypes import number_dtype, require_cast
 from mpihpc.core.failure import agree
 from mpihpc.stencil import Stencil, Taps, padded_copy
 from mpihpc.stencil.taps import working_dtype

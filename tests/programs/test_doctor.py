@@ -140,7 +140,7 @@ def test_several_mpi_libraries(launch, tmp_path):
 
 def test_h5py_missing_on_one_rank(launch):
     source = (
-        "import mpihpc.config, runpy, sys; from mpi4py import MPI; sys.argv[1:] = ['--json']; "
+        "import mpihpc.programs.config, runpy, sys; from mpi4py import MPI; sys.argv[1:] = ['--json']; "
         "sys.modules.update({'h5py': None} if MPI.COMM_WORLD.rank == 1 else {}); "
         "runpy.run_module('mpihpc.doctor', run_name='__main__', alter_sys=True)"
     )

@@ -162,7 +162,7 @@ def test_bad_input(launch, tmp_path, name):
 
 def test_verify_refuses_a_wrong_product():
     from mpihpc.core.failure import VerificationError
-    from mpihpc.matmul.job import verify
+    from mpihpc.programs.matmul.job import verify
 
     a, b = np.random.default_rng(1).random((2, 9, 9))
     assert verify(a, b, a @ b) < 1e-15

@@ -6,7 +6,7 @@ sys.modules["cupy"] = sys.modules["ml_dtypes"] = None  # whoever imports them ge
 before = set(sys.modules)
 import mpihpc
 for module in pkgutil.walk_packages(mpihpc.__path__, "mpihpc."):
-    if not module.name.endswith("__main__") and module.name != "mpihpc.stencil.picture":
+    if not module.name.endswith("__main__") and module.name != "mpihpc.programs.stencil.picture":
         importlib.import_module(module.name)
 import numpy as np
 from mpihpc.kernels import cuda

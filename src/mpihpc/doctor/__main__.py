@@ -17,16 +17,16 @@ from mpi4py import MPI
 
 import mpihpc
 from mpihpc import _core, io
-from mpihpc.config import option, parse_config
+from mpihpc.array.creation import fromfunction
 from mpihpc.core.decomposition import ranks_text
 from mpihpc.core.device import thread_count
 from mpihpc.core.failure import VerificationError, agree, agreed, check_launch, launched_first
 from mpihpc.core.topology import Topology
-from mpihpc.creation import fromfunction
 from mpihpc.doctor.checks import judge, launcher, look, memory_available
 from mpihpc.doctor.findings import LEVELS, Facts, Finding, grouped, ranges, ranks_word
 from mpihpc.doctor.gpu import prove, show_gpus
-from mpihpc.programs import execute
+from mpihpc.programs.config import option, parse_config
+from mpihpc.programs.frame import execute
 
 EXAMPLES = """
 examples:

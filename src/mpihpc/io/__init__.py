@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.device import Device
-from mpihpc.io.layout import gzip_level
+from mpihpc.io.datasets import gzip_level
 from mpihpc.io.reading import Reader
 from mpihpc.io.series import Series
 from mpihpc.io.writing import Writer, check_target

@@ -15,9 +15,10 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc.array import DistArray, number_dtype, require_cast
+from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, Part, Width
 from mpihpc.core.device import Device
+from mpihpc.core.dtypes import number_dtype, require_cast
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.staging import Upload, slab_cells
 from mpihpc.core.topology import Topology

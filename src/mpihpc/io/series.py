@@ -9,9 +9,9 @@ import numpy as np
 
 from mpihpc.array import DistArray
 from mpihpc.core.failure import agree
+from mpihpc.io.datasets import chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.filling import Place, find_place
 from mpihpc.io.hdf5 import h5py
-from mpihpc.io.layout import chunk_grid, create_dataset, gzip_level, sync
 
 if TYPE_CHECKING:
     from mpihpc.io.writing import Writer

@@ -25,9 +25,9 @@ from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree, agreed, end_job
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
+from mpihpc.io.datasets import chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.filling import Place, fill, find_place
 from mpihpc.io.hdf5 import h5py
-from mpihpc.io.layout import chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.series import Series
 
 _METADATA = 1 << 16  # more than HDF5 needs for the description of a dataset

@@ -8,10 +8,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from mpihpc import reductions
-from mpihpc.array import DistArray
+from mpihpc.array import DistArray, reductions
+from mpihpc.core.dtypes import kind_of
 from mpihpc.core.failure import agree
-from mpihpc.dtypes import kind_of
 
 
 def norm(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mpihpc.matmul.job import Result, run
-from mpihpc.matmul.options import Config, parse_args
-from mpihpc.programs import execute
+from mpihpc.programs.frame import execute
+from mpihpc.programs.matmul.job import Result, run
+from mpihpc.programs.matmul.options import Config, parse_args
 
 __all__ = ["Config", "Result", "main", "parse_args", "run"]
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from mpihpc.array import DistArray, require_cast
+from mpihpc.array import DistArray
+from mpihpc.core.dtypes import require_cast
 from mpihpc.core.failure import agree
 from mpihpc.stencil.named import named_kernel
 from mpihpc.stencil.plans import Evolution, Leapfrog, Stencil, check_companion, padded_copy

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mpihpc.programs import execute
-from mpihpc.stencil.job import Result, run
-from mpihpc.stencil.options import Config, parse_args
+from mpihpc.programs.frame import execute
+from mpihpc.programs.stencil.job import Result, run
+from mpihpc.programs.stencil.options import Config, parse_args
 
 __all__ = ["Config", "Result", "main", "parse_args", "run"]
 

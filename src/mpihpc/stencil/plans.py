@@ -21,8 +21,8 @@ from mpihpc.stencil.fusing import Fusing, choose_fuse, deep_width
 from mpihpc.stencil.overlap import early_and_late
 from mpihpc.stencil.rates import Step
 from mpihpc.stencil.separable import Passes, lines_worth_it
+from mpihpc.stencil.stepping import Arrays, Stepper
 from mpihpc.stencil.taps import Taps, working_dtype
-from mpihpc.stencil.turns import Arrays, Turns
 
 MOST_FUSED = 64
 
@@ -237,7 +237,7 @@ class Evolution:
         place: dict[str, Any] = {"comm": options.get("comm"), "device": self.stencil.device}
         self._other = DistArray(decomposition, dtype, halo=self.stencil.halo.width, **place)
         self._other.padded.fill(0)  # the system gives memory at the first touch: now, not in the first step
-        self._turns = Turns(self.stencil)
+        self._turns = Stepper(self.stencil)
 
     def run(self, u: DistArray, steps: int, callback: Callable[[int], None] | None = None) -> DistArray:
         """Advance `u`. Collective.
@@ -278,7 +278,7 @@ class Leapfrog:
             DistArray(decomposition, dtype, halo=self.stencil.halo.width, **place)
             for _ in range(min(2, self.stencil.fusing.steps))
         ]
-        self._turns = Turns(self.stencil)
+        self._turns = Stepper(self.stencil)
 
     def run(
         self, u: DistArray, previous: DistArray, steps: int, callback: Callable[[int], None] | None = None

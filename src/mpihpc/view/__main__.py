@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 import mpihpc
 from mpihpc import io
-from mpihpc.config import Parser
 from mpihpc.core.decomposition import Box
 from mpihpc.core.failure import agree, nearest
-from mpihpc.programs import execute, progress
+from mpihpc.programs.config import Parser
+from mpihpc.programs.frame import execute, progress
 from mpihpc.view import PIXELS, Drawing, check_picture, limits_of, replacing
 
 EXAMPLES = """

@@ -1,4 +1,4 @@
-"""Sums without rounding on a GPU: `mpihpc.exact` calls these as it calls `mpihpc._core`.
+"""Sums without rounding on a GPU: `mpihpc.array.exact_sums` calls these as it calls `mpihpc._core`.
 
 Numbers stay on the GPU: some of each column come to the host, and a few words for each where that is not enough.
 `sums.cuh` explains the method. Like `plan`, all but `_Cupy` runs on any `Machine`.

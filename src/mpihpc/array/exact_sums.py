@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mpihpc import _core
 from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU, Device
-from mpihpc.dtypes import is_bfloat16
+from mpihpc.core.dtypes import is_bfloat16
 
 Index = tuple[slice, ...]
 Terms = Callable[[Index], list[list[Any]]]

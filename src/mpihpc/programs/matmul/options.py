@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mpihpc
-from mpihpc.config import option, parse_config
+from mpihpc.programs.config import option, parse_config
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 

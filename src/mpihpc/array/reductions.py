@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc import exact
-from mpihpc.along import Along, Axis
-from mpihpc.arithmetic import is_distributed, local_part, plain
-from mpihpc.dtypes import kind_of, number_dtype, require_cast
+from mpihpc.array import exact_sums
+from mpihpc.array.elementwise import is_distributed, local_part, plain
+from mpihpc.array.partial import Along, Axis
+from mpihpc.core.dtypes import kind_of, number_dtype, require_cast
 
 if TYPE_CHECKING:
     from mpihpc.array import DistArray
@@ -95,7 +95,7 @@ def sum(
 
     Notes
     -----
-    Errors and source: see `mpihpc.reductions`. Integers wrap around, as in NumPy.
+    Errors and source: see `mpihpc.array.reductions`. Integers wrap around, as in NumPy.
     """
     along = Along(a, axis, keepdims, lambda: _result_dtype(np.sum, a, dtype))
     return along.finish(_total(along, along.dtype, reproducible, along.narrow))
@@ -176,8 +176,8 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     along = Along(a, axis, keepdims, lambda: _numpys_dtype(_norm, a.dtype, None))
     kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
 
-    if reproducible and not along.kept and exact.side_by_side(a.local):
-        total = along.exact(lambda at: [[(exact.reals(a.local[at]),) * 2]], True)
+    if reproducible and not along.kept and exact_sums.side_by_side(a.local):
+        total = along.exact(lambda at: [[(exact_sums.reals(a.local[at]),) * 2]], True)
     elif reproducible:
         views = a.dtype == kind and kind.kind == "f"
         total = along.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]], views)
@@ -326,8 +326,8 @@ def _total(along: Along, kind: np.dtype, reproducible: bool, odd: bool = False) 
     if not (reproducible and kind_of(kind) in "fc"):
         return along.reduce(lambda x, **over: np.sum(x, dtype=kind, **over), np.add)
     if a.dtype.char in "fdFD" and np.can_cast(a.dtype, kind) and (a.dtype.kind == kind.kind):
-        if not along.kept and exact.side_by_side(a.local):
-            return along.round_states(exact.complex_total(a.local, None, False), odd)
+        if not along.kept and exact_sums.side_by_side(a.local):
+            return along.round_states(exact_sums.complex_total(a.local, None, False), odd)
         # The parts of complex numbers lie near each other: in pieces, memory is read only once.
         return along.exact(lambda at: [[x] for x in _parts(a.local[at])], bool(along.kept) or kind.kind == "f", odd)
     wide = np.promote_types(kind, "f4")
@@ -349,7 +349,7 @@ def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, repr
         there.local[...] = centre
         centre = local_part(there, a)
 
-    def deviation(at: exact.Index) -> NDArray[Any]:
+    def deviation(at: exact_sums.Index) -> NDArray[Any]:
         return a.local[at] - centre[tuple(slice(None) if d in along.axes else s for d, s in enumerate(at))]
 
     if reproducible:
@@ -390,14 +390,14 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
     work = np.promote_types(kind, "f4")
     sign = -1 if conjugate else 1
 
-    def products(at: exact.Index) -> list[list[Any]]:
+    def products(at: exact_sums.Index) -> list[list[Any]]:
         p, q = (_parts(x[at].astype(work, copy=False)) for x in (a.local, y))
         if len(p) == 1:
             return [[(p[0], q[0])]]
         return [[(p[0], q[0]), (-sign * p[1], q[1])], [(p[0], q[1]), (sign * p[1], q[0])]]
 
-    if not along.kept and a.dtype == y.dtype == work and exact.side_by_side(a.local, y):
-        return along.finish(along.round_states(exact.complex_total(a.local, y, conjugate), along.narrow))
+    if not along.kept and a.dtype == y.dtype == work and exact_sums.side_by_side(a.local, y):
+        return along.finish(along.round_states(exact_sums.complex_total(a.local, y, conjugate), along.narrow))
     views = a.dtype == y.dtype == work and kind.kind == "f"
     return along.finish(along.exact(products, views, along.narrow))
 

@@ -10,18 +10,18 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc.arithmetic import Arithmetic
+from mpihpc.array.elementwise import Arithmetic
+from mpihpc.array.reductions import Reductions
 from mpihpc.core.decomposition import Box, Decomposition, Width, grid_text, halo_width, ranks_text
 from mpihpc.core.device import CPU, Device
+from mpihpc.core.dtypes import number_dtype, require_cast
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.layouts import Whole
 from mpihpc.core.staging import download, slab_cells
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
-from mpihpc.dtypes import number_dtype, require_cast
 from mpihpc.kernels import cpu
-from mpihpc.reductions import Reductions
 
 _LONG_ROW = 1024  # bytes; shorter ones would grow by too much
 
@@ -29,10 +29,10 @@ _LONG_ROW = 1024  # bytes; shorter ones would grow by too much
 class DistArray(Arithmetic, Reductions):
     """A global array cut into one block per rank. Making it is collective.
 
-    Made by the functions of `mpihpc.creation` (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
+    Made by the functions of `mpihpc.array.creation` (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
     `mpihpc.io.read`, or from a decomposition as below. It wraps one local array: NumPy never sees the global one, and
     what NumPy does to `local` it does to this rank's block. Operators and NumPy's ufuncs work cell by cell
-    (`mpihpc.arithmetic`), `sum` and others reduce (`mpihpc.reductions`).
+    (`mpihpc.array.elementwise`), `sum` and others reduce (`mpihpc.array.reductions`).
 
     Parameters
     ----------

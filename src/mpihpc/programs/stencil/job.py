@@ -18,23 +18,24 @@ from numpy.typing import NDArray
 
 import mpihpc
 from mpihpc import io
-from mpihpc.array import DistArray, require_cast
-from mpihpc.config import stored
+from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
 from mpihpc.core.device import Device, blas_threads, check_device
+from mpihpc.core.dtypes import require_cast
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.halo import boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import sent
 from mpihpc.core.watchdog import phase
-from mpihpc.programs import progress
+from mpihpc.programs.config import stored
+from mpihpc.programs.frame import progress
+from mpihpc.programs.stencil.options import DTYPES, OVERLAP, Config
+from mpihpc.programs.stencil.picture import picture
+from mpihpc.programs.stencil.verify import verify
 from mpihpc.stencil import Evolution, Taps
 from mpihpc.stencil.named import named_kernel
-from mpihpc.stencil.options import DTYPES, OVERLAP, Config
-from mpihpc.stencil.picture import picture
 from mpihpc.stencil.plans import check_axes
 from mpihpc.stencil.taps import working_dtype
-from mpihpc.stencil.verify import verify
 from mpihpc.view import check_picture
 
 

@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, DTypeLike
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, Width, grid_text
 from mpihpc.core.device import CPU, Device
+from mpihpc.core.dtypes import number_dtype, require_cast
 from mpihpc.core.failure import agree
 from mpihpc.core.layouts import Whole
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
-from mpihpc.dtypes import number_dtype, require_cast
 
 
 def empty(

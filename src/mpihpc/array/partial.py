@@ -12,12 +12,13 @@ from mpi4py import MPI
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
-from mpihpc import _core, exact
+from mpihpc import _core
+from mpihpc.array import exact_sums
 from mpihpc.core.decomposition import Decomposition
+from mpihpc.core.dtypes import number_dtype
 from mpihpc.core.failure import agree
 from mpihpc.core.projection import Gathered
 from mpihpc.core.transfer import Transfer
-from mpihpc.dtypes import number_dtype
 
 if TYPE_CHECKING:
     from mpihpc.array import DistArray
@@ -81,17 +82,17 @@ class Along:
         total = self.gather(self.partial(partial, empty))
         return combine.reduce(total, axis=self.axes, keepdims=True, dtype=total.dtype)
 
-    def exact(self, terms: exact.Terms, views: bool = False, odd: bool = False) -> NDArray[Any]:
-        """This rank's part of the sum of terms (see `mpihpc.exact`), added without rounding: float64 or complex128.
+    def exact(self, terms: exact_sums.Terms, views: bool = False, odd: bool = False) -> NDArray[Any]:
+        """This rank's part of the sum of terms (see `exact_sums`), added without rounding: float64 or complex128.
 
-        It is rounded to the nearest number, or (`odd`) so that it can be rounded once more: see `exact.narrowed`.
+        It is rounded to the nearest number, or (`odd`) so that it can be rounded once more: see `exact_sums.narrowed`.
         """
         shape = self.array.box.shape
         if self.kept:
-            sums = exact.lines(terms, shape, self.axes, views, not self.moves, odd, self.array.device)
+            sums = exact_sums.lines(terms, shape, self.axes, views, not self.moves, odd, self.array.device)
             parts = [self.round_lines(x, odd) if self.moves else x[0] for x in sums]
         else:
-            return self.round_states(exact.total(terms, shape, views, self.array.device), odd)
+            return self.round_states(exact_sums.total(terms, shape, views, self.array.device), odd)
         return _joined(parts)
 
     def round_states(self, states: NDArray[np.int64], odd: bool) -> NDArray[Any]:
@@ -109,7 +110,7 @@ class Along:
         # The numbers of all ranks along the reduced axes, one after the other.
         front = np.moveaxis(numbers, (-1, *self.axes), range(1 + len(self.axes)))
         here = (1 if d in self.axes else n for d, n in enumerate(found.shape))
-        return exact.rounded(front.reshape(most * math.prod(self.counts), *here), odd)
+        return exact_sums.rounded(front.reshape(most * math.prod(self.counts), *here), odd)
 
     def gather(self, partial: NDArray[Any]) -> NDArray[Any]:
         """All partial results along the reduced axes, for this rank's part of the result. Collective."""
@@ -139,7 +140,7 @@ class Along:
         total = np.asarray(total)
         if total.dtype != self.dtype:
             with np.errstate(over="ignore"):
-                total = exact.narrowed(total, self.dtype)
+                total = exact_sums.narrowed(total, self.dtype)
         if not self.kept and not self.keepdims:
             return total.reshape(())[()]
         cut = self.cut

@@ -12,17 +12,17 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import ArrayLike, NDArray
 
-from mpihpc.arithmetic import is_distributed, local_part, plain
 from mpihpc.array import DistArray
+from mpihpc.array.creation import empty
+from mpihpc.array.elementwise import is_distributed, local_part, plain
 from mpihpc.core.decomposition import Box, Decomposition, Part, Width
 from mpihpc.core.device import CPU, Device
+from mpihpc.core.dtypes import number_dtype
 from mpihpc.core.failure import agree
 from mpihpc.core.layouts import Chunks, Whole
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
-from mpihpc.creation import empty
-from mpihpc.dtypes import number_dtype
 from mpihpc.io import split_name
 from mpihpc.io.reading import Reader
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from mpihpc.core.decomposition import Decomposition
+from mpihpc.core.dtypes import number_dtype
 from mpihpc.core.failure import agree
 from mpihpc.core.projection import Spread
 from mpihpc.core.transfer import Transfer
-from mpihpc.dtypes import number_dtype
 
 if TYPE_CHECKING:
     from mpihpc.array import DistArray

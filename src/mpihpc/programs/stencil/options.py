@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mpihpc
-from mpihpc.config import option, parse_config
 from mpihpc.core.halo import MODES
+from mpihpc.programs.config import option, parse_config
 
 OVERLAP = {"auto": None, "on": True, "off": False}
 DTYPES = ("float32", "float64", "complex64", "complex128")

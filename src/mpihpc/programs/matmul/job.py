@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 import mpihpc
 from mpihpc import io
 from mpihpc.array import DistArray
-from mpihpc.config import stored
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.device import CPU, Device, blas_threads, check_device, product_threads
+from mpihpc.core.dtypes import number_dtype, require_cast, require_storable
 from mpihpc.core.failure import VerificationError, agree, nearest
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
-from mpihpc.dtypes import number_dtype, require_cast, require_storable
 from mpihpc.linalg import Counts, Layouts, error_bound, layouts, matmul, plan_product
 from mpihpc.linalg.plan import ProductPlan
-from mpihpc.matmul.options import DTYPES, Config
+from mpihpc.programs.config import stored
+from mpihpc.programs.matmul.options import DTYPES, Config
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ _OFTEN = 4 * _AT_ONCE  # passes for which it is worth while to record some
 _KEPT = 4  # recordings
 
 
-class Turns:
+class Stepper:
     """Makes the passes of a plan over arrays that change places in each.
 
     Parameters

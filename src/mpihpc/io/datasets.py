@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mpihpc.core.dtypes import require_storable
 from mpihpc.core.failure import nearest
-from mpihpc.dtypes import require_storable
 from mpihpc.io.hdf5 import h5py
 
 _CHUNK_BYTES = 1 << 20

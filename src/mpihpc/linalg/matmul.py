@@ -1,0 +1,385 @@
+"""Products of matrices that are spread over the ranks, moving the fewest words that their shapes allow.
+
+`matmul` does what `numpy.matmul` does. `layouts` tells how to cut the operands so that nothing is moved but what every
+product on so many ranks must move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from operator import index
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import DTypeLike
+
+from mpihpc.array import DistArray
+from mpihpc.core.decomposition import Box, Decomposition, grid_text
+from mpihpc.core.device import Device, blas_threads, product_threads
+from mpihpc.core.dtypes import machine_epsilon, number_dtype
+from mpihpc.core.failure import agree
+from mpihpc.core.topology import Topology
+from mpihpc.core.transfer import received
+from mpihpc.linalg.plan import Layouts, ProductPlan
+from mpihpc.linalg.product import Counts, Matrix, moved, multiply
+
+BLOCKS = 16
+_ELSEWHERE = "the operands lie on different communicators: make them on the same one"
+
+_planned = lru_cache(maxsize=256)(ProductPlan)
+
+
+def layouts(
+    m: int,
+    n: int,
+    k: int,
+    *,
+    dtype: DTypeLike = float,
+    comm: MPI.Intracomm | None = None,
+    grid: Sequence[int] | None = None,
+    memory: int | None = None,
+    reproducible: bool = False,
+    blocks: int = BLOCKS,
+) -> Layouts:
+    """How to cut an m x k and a k x n matrix so that their product moves the fewest words. Collective.
+
+    Parameters
+    ----------
+    m, n, k : int
+        Lengths.
+    dtype, comm, grid, memory, reproducible, blocks
+        Of the product: see `matmul`.
+
+    Returns
+    -------
+    Layouts
+        Decompositions `a`, `b`, and that of the product, `c`. On grids of few ranks they are plain ones, as other
+        arrays have; else rank and place are related in another way. Ranks that the plan leaves idle have empty blocks.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> cut = mpihpc.linalg.layouts(4, 5, 6)
+    >>> a, b = mpihpc.DistArray(cut.a), mpihpc.DistArray(cut.b)
+    >>> a.local[...], b.local[...] = 2, 3
+    >>> (a @ b).local[0, 0]
+    np.float64(36.0)
+    """
+    topology = Topology.of(comm)
+    with agree(topology.private):
+        return plan_product(
+            m,
+            n,
+            k,
+            number_dtype(dtype),
+            topology.size,
+            grid=grid,
+            memory=memory,
+            reproducible=reproducible,
+            blocks=blocks,
+        ).layouts
+
+
+def matmul(
+    a: DistArray,
+    b: DistArray,
+    *,
+    out: DistArray | None = None,
+    grid: Sequence[int] | None = None,
+    memory: int | None = None,
+    reproducible: bool = False,
+    blocks: int = BLOCKS,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    threads: int | None = None,
+    counts: Counts | None = None,
+) -> Any:
+    """The matrix product, as `numpy.matmul`. Collective.
+
+    The multiply-adds are dealt out so that the busiest rank receives the fewest words (`ProductPlan`). What a rank
+    needs of the operands comes from where it lies: from `layouts`, the fewest words.
+
+    Parameters
+    ----------
+    a : DistArray
+        m x k, or a vector of length k: a row.
+    b : DistArray
+        k x n, or a vector of length k: a column. On the ranks of `a`.
+    out : DistArray, optional
+        Where to put the product. Its decomposition may be any.
+    grid : sequence of int, optional
+        Ranks along m, n, k; fewer than there are leave some idle. Default: the one with the fewest words.
+    memory : int, optional
+        Bytes of workspace that a rank may use for panels and partial sums; with few, the product goes through k in
+        slices. Operands that are cut otherwise are moved first; what they take does not count, nor does the product,
+        nor what the process keeps of earlier workspace. Default: as many as one slice takes.
+    reproducible : bool
+        The same bits for any number of ranks, grid and threads: k is cut into `blocks` blocks whatever the ranks, and
+        their products are added up in a fixed order. Of float64 the bits are those of any processor with AVX2 or
+        AVX-512, for little more than the time of any other product, and 48 MiB at most for each thread beside the
+        workspace, or as much again as `memory`. Else they are those of one kind of machine: m and n are cut into
+        blocks too, and BLAS multiplies these with one thread. Grids have powers of two along k. Not in slices.
+    blocks : int
+        How many: a power of two. The bits depend on it.
+    transpose_a, transpose_b : bool
+        Use the transposed matrix.
+    threads : int, optional
+        Of this rank. Default: as the environment variables of BLAS say, else the cores this rank may call its own.
+    counts : Counts, optional
+        Gets what this rank did.
+
+    Returns
+    -------
+    DistArray or scalar
+        `out`, or a new array of shape (m, n), cut as `layouts` says; one axis less for each vector, and a scalar, on
+        all ranks, for two. The dtype is `numpy.result_type` of both; float16 and bfloat16 are multiplied and added up
+        in float32, and rounded at the end. `error_bound` tells how far elements may be from the exact ones. Where
+        float64 overflows there is infinity, with or without NumPy's warning.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that do not multiply, ranks of different communicators, a grid that does not fit, too little memory: on
+        all ranks, with the same text.
+    """
+    _check_operands("matmul", a, b)
+    return _product(
+        a,
+        b,
+        [
+            (None, 0) if a.ndim == 1 else (1, 0) if transpose_a else (0, 1),
+            (0, None) if b.ndim == 1 else (1, 0) if transpose_b else (0, 1),
+        ],
+        out=out,
+        grid=grid,
+        memory=memory,
+        reproducible=reproducible,
+        blocks=blocks,
+        threads=threads,
+        counts=counts,
+    )
+
+
+def outer(a: DistArray, b: DistArray, **options: Any) -> DistArray:
+    """The outer product of two vectors, as `numpy.outer`. Collective.
+
+    Parameters
+    ----------
+    a, b : DistArray
+        Vectors of length m and n.
+    **options
+        `out`, `grid`, ... of `matmul`.
+
+    Returns
+    -------
+    DistArray
+        Shape (m, n).
+    """
+    _check_operands("outer", a, b)
+    with agree(a.topology.private):
+        if (a.ndim, b.ndim) != (1, 1):
+            raise ValueError(f"outer works on two vectors, not on shapes {a.shape} and {b.shape}")
+    return _product(a, b, [(0, None), (None, 0)], **options)
+
+
+def gram(
+    a: DistArray,
+    *,
+    out: DistArray | None = None,
+    memory: int | None = None,
+    threads: int | None = None,
+    counts: Counts | None = None,
+) -> DistArray:
+    """``a.T @ a``, with half the work of a product: each rank multiplies its rows, BLAS fills one triangle. Collective.
+
+    For tall matrices. Each rank needs workspace for the whole product, and receives about its size in words; where
+    there are more columns than rows, ``matmul(a, a, transpose_a=True)`` moves less.
+
+    Parameters
+    ----------
+    a : DistArray
+        Matrix of shape (k, n). Complex numbers are not conjugated.
+    out, memory, threads, counts
+        See `matmul`.
+
+    Returns
+    -------
+    DistArray
+        Shape (n, n), symmetric to the last bit; `out`, or cut into rows.
+    """
+    _check_operands("gram", a)
+    topology = a.topology
+    with agree(topology.private):
+        if a.ndim != 2:
+            raise ValueError(f"gram works on a matrix, not on shape {a.shape}")
+        k, n = a.shape
+        _check_out(out, a, (n, n), a.dtype)
+        work = working_dtype(a.dtype)
+        plan = plan_product(n, n, k, work, topology.size, grid=(1, 1, max(1, min(k, topology.size))), memory=memory)
+        limit = product_threads(topology.cores, threads)
+    counts = Counts() if counts is None else counts
+    before = received.cells
+    rows = moved(Matrix.of(a, (0, 1)), plan.own(1), topology, work)
+    counts.words_relayout += received.cells - before
+    turned = rows._replace(layout=plan.own(0), local=rows.local.T, start=rows.start[::-1])
+    with blas_threads(limit):
+        # The same memory twice: NumPy calls BLAS's syrk.
+        return _carry_out(plan, topology, a.device, (turned, rows), a.dtype, (), out, out is a, limit, counts)
+
+
+def working_dtype(dtype: np.dtype) -> np.dtype:
+    """What products of a dtype are added up in: float32 for floats of two bytes."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iu" else dtype
+
+
+def _check_operands(name: str, *operands: object) -> None:
+    """Collective, if one of them is distributed."""
+    refused = [type(x).__name__ for x in operands if not isinstance(x, DistArray)]
+    if refused:
+        topology = next((x.topology for x in operands if isinstance(x, DistArray)), None)
+        with agree(topology.private) if topology else nullcontext():
+            raise TypeError(f"{name} works on DistArrays, not on {refused[0]}: use mpihpc.asarray first")
+
+
+def _check_device(name: str, x: DistArray, device: Device) -> None:
+    if x.device is not device:
+        raise ValueError(f"{name} lies on {x.device.label}, a on {device.label}: use .to_device")
+
+
+def _check_out(out: DistArray | None, a: DistArray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if out is None:
+        return
+    if not isinstance(out, DistArray):
+        raise TypeError(f"out must be a DistArray, not {type(out).__name__}")
+    if out.topology is not a.topology:
+        raise ValueError(_ELSEWHERE)
+    _check_device("out", out, a.device)
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, the product {shape}")
+    if not np.can_cast(dtype, out.dtype, "same_kind"):
+        raise TypeError(f"out of dtype {out.dtype} cannot hold a product of dtype {dtype}")
+
+
+def error_bound(k: int, dtype: DTypeLike) -> float:
+    """How far an element of a product may be from the exact one, in units of that of ``abs(a) @ abs(b)``.
+
+    ``(k + 8) * eps``, with eps of what is added in, and eps of the dtype for the rounding at the end; twice as much
+    for complex numbers. Integers are exact.
+    """
+    dtype = number_dtype(dtype)
+    if dtype.kind in "biu":
+        return 0.0
+    rounding = machine_epsilon(dtype) if working_dtype(dtype) != dtype else 0.0
+    return (2 if dtype.kind == "c" else 1) * (k + 8) * machine_epsilon(working_dtype(dtype)) + rounding
+
+
+def plan_product(
+    m: int,
+    n: int,
+    k: int,
+    dtype: np.dtype,
+    size: int,
+    *,
+    grid: Sequence[int] | None = None,
+    memory: int | None = None,
+    reproducible: bool = False,
+    blocks: int = BLOCKS,
+) -> ProductPlan:
+    """The plan for the options of a product: see `matmul`."""
+    if grid is not None and len(grid) != 3:
+        raise ValueError(f"grid {grid_text(grid)} is not three numbers of ranks, along m, n and k")
+    if memory is not None and index(memory) < 0:
+        raise ValueError(f"memory {memory} is negative: give bytes per rank")
+    if reproducible and not 1 <= index(blocks) <= 1 << 20:
+        raise ValueError(f"blocks {blocks} is not a power of two: use {BLOCKS}, say")
+    return _planned(
+        m,
+        n,
+        k,
+        size,
+        memory,
+        dtype.itemsize,
+        tuple(map(index, grid)) if grid is not None else (),
+        working_dtype(dtype).itemsize,
+        blocks if reproducible else 0,
+    )
+
+
+def _product(
+    a: DistArray,
+    b: DistArray,
+    axes: Sequence[tuple[int | None, ...]],
+    *,
+    out: DistArray | None = None,
+    grid: Sequence[int] | None = None,
+    memory: int | None = None,
+    reproducible: bool = False,
+    blocks: int = BLOCKS,
+    threads: int | None = None,
+    counts: Counts | None = None,
+) -> Any:
+    """The product of two arrays seen as matrices: see `matmul`, and `AsMatrix` for `axes`."""
+    topology, operands = a.topology, (a, b)
+    with agree(topology.private):
+        if b.topology is not topology:
+            raise ValueError(_ELSEWHERE)
+        _check_device("b", b, a.device)
+        if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2):
+            raise ValueError(f"products are of matrices and vectors, not of shapes {a.shape} and {b.shape}")
+        (m, k), (depth, n) = (
+            tuple(1 if d is None else x.shape[d] for d in seen) for x, seen in zip(operands, axes, strict=True)
+        )
+        if k != depth:
+            raise ValueError(f"{m}x{k} and {depth}x{n} do not multiply: {k} columns meet {depth} rows")
+        dtype = np.result_type(a.dtype, b.dtype)
+        # A vector's missing axis is missing in the product too, where it is not the one that is summed over.
+        missing = [d for d, (seen, axis) in enumerate(((axes[0], 0), (axes[1], 1))) if seen[axis] is None]
+        shape = tuple(length for d, length in enumerate((m, n)) if d not in missing)
+        _check_out(out, a, shape, dtype)
+        plan = plan_product(
+            m, n, k, dtype, topology.size, grid=grid, memory=memory, reproducible=reproducible, blocks=blocks
+        )
+        limit = product_threads(topology.cores, threads)
+    counts = Counts() if counts is None else counts
+    matrices = [Matrix.of(x, seen) for x, seen in zip(operands, axes, strict=True)]
+    if memory is not None or reproducible:  # slices and tiles are cut out of the plan's strips
+        before = received.cells
+        matrices = [moved(matrix, plan.own(side), topology, dtype) for side, matrix in enumerate(matrices)]
+        counts.words_relayout += received.cells - before
+    with blas_threads(1 if reproducible else limit, force=reproducible):
+        return _carry_out(plan, topology, a.device, matrices, dtype, missing, out, out is a or out is b, limit, counts)
+
+
+def _carry_out(
+    plan: ProductPlan,
+    topology: Topology,
+    device: Device,
+    operands: Sequence[Matrix],
+    dtype: np.dtype,
+    missing: Sequence[int],
+    out: DistArray | None,
+    out_is_operand: bool,
+    threads: int,
+    counts: Counts,
+) -> Any:
+    """Multiply, and put the product where it is wanted."""
+    cut = plan.layouts.c
+    if len(missing) == 1:
+        # A vector of one cell lies on the first rank.
+        cut = Decomposition((1,), (topology.size,)) if plan.m == plan.n == 1 else plan.own(2).without(*missing).plain()
+    fits = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not out_is_operand
+    c = out if out is not None and fits else DistArray(cut, dtype, comm=topology.comm, device=device)
+    target = np.expand_dims(c.local, missing[0]) if len(missing) == 1 else c.local
+    multiply(plan, topology, device, operands, target, dtype, working_dtype(dtype), threads, counts)
+    if len(missing) == 2:
+        [owner] = cut.owners(Box((0, 0), (1, 1)))
+        return topology.private.bcast(device.to_host(target)[0, 0] if topology.rank == owner else None, root=owner)
+    if out is None or c is out:
+        return c
+    before = received.cells
+    out.local[...] = moved(Matrix.of(c, tuple(range(c.ndim))), out.decomposition, topology, out.dtype).local
+    counts.words_relayout += received.cells - before
+    return out

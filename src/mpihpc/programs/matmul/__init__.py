@@ -1,0 +1,1 @@
+"""The product of two matrices from files. See `mpihpc.matmul.__main__`."""
