@@ -13,7 +13,8 @@ from mpihpc.core import transfer as module
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.layouts import Grown, Whole
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import Transfer, received, sent
+from mpihpc.core.tally import received, sent
+from mpihpc.core.transfer import Transfer
 
 
 def grids(size, ndim):

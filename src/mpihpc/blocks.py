@@ -44,7 +44,7 @@ def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
         must not communicate.
     *arrays : DistArray
         At least one, first. The others may be cut in another way (they are moved, which
-        `mpihpc.core.transfer.sent` counts), be NumPy arrays that all ranks hold alike, or numbers: what can be
+        `mpihpc.core.tally.sent` counts), be NumPy arrays that all ranks hold alike, or numbers: what can be
         broadcast to the shape of the first one.
 
     Returns

@@ -22,7 +22,7 @@ from mpihpc.core.device import Device, blas_threads, product_threads
 from mpihpc.core.dtypes import machine_epsilon, number_dtype
 from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import received
+from mpihpc.core.tally import received
 from mpihpc.linalg.plan import Layouts, ProductPlan
 from mpihpc.linalg.product import Counts, Matrix, moved, multiply
 
