@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+_COMMON = "?bBhHiIlLqQefdFD"
+
 
 def numbers(x: Any, name: str = "an array", dtype: DTypeLike | None = None) -> NDArray[Any]:
     """A plain NumPy array of what a user gives as numbers: the door for all of it.
@@ -35,6 +37,8 @@ def numbers(x: Any, name: str = "an array", dtype: DTypeLike | None = None) -> N
     ...
     TypeError: 1 of 2 cells of the kernel are masked: give .filled(value), with what they should be (numpy.nan, say)
     """
+    if type(x) is np.ndarray and dtype is None and x.dtype.isbuiltin == 1 and x.dtype.char in _COMMON:
+        return x
     if type(x) is not np.ndarray:
         if hits := _masked(x):
             raise TypeError(

@@ -24,7 +24,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
-from mpihpc.array.elementwise import plain
+from mpihpc.array.operands import plain
 from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree

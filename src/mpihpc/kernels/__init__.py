@@ -39,9 +39,7 @@ class Mover(Protocol):
 class Kernels(Protocol):
     """What a room offers for the arrays of its device. The docstrings of `mpihpc.kernels.cpu` say what each does."""
 
-    def correlate(
-        self, src: Any, dst: Any, offsets: Any, weights: Any, threads: int = 1, strict: bool = True
-    ) -> None:
+    def correlate(self, src: Any, dst: Any, offsets: Any, weights: Any, threads: int = 1, strict: bool = True) -> None:
         """One step of a stencil, as above."""
 
     def advance(

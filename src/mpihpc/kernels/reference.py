@@ -72,7 +72,8 @@ def advance(
 ) -> None:
     """Apply a stencil `steps` times to a box of a padded block, one step after the other.
 
-    Parameters are those of `mpihpc.kernels.cpu.advance`; `threads`, `tile` and `strict` are ignored, `src` is not changed.
+    Parameters are those of `mpihpc.kernels.cpu.advance`; `threads`, `tile` and `strict` are
+    ignored, `src` is not changed.
     """
     taps = np.asarray(offsets, dtype=np.int64).reshape(-1, dst.ndim)
     low, high = taps.min(axis=0, initial=0), taps.max(axis=0, initial=0)
