@@ -20,7 +20,8 @@ from mpihpc import _core, io
 from mpihpc.array.creation import fromfunction
 from mpihpc.core.decomposition import ranks_text
 from mpihpc.core.device import thread_count
-from mpihpc.core.failure import VerificationError, agree, agreed, check_launch, launched_first
+from mpihpc.core.failure import VerificationError, agree, agreed
+from mpihpc.core.launch import LaunchError, check_launch, is_first
 from mpihpc.core.topology import Topology
 from mpihpc.doctor.checks import judge, launcher, look, memory_available
 from mpihpc.doctor.findings import LEVELS, Facts, Finding, grouped, ranges, ranks_word
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_launch()
     except OSError:  # every process is alone: the first one speaks
-        if launched_first():
+        if is_first():
             run(MPI.COMM_SELF, parse_args(argv))
         return 1
     return execute("mpihpc.doctor", parse_args, _verdict, argv)

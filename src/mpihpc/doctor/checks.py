@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_info
 import mpihpc
 from mpihpc import _core
 from mpihpc.core.decomposition import ranks_text
-from mpihpc.core.failure import check_launch
+from mpihpc.core.launch import LaunchError, check_launch
 from mpihpc.doctor.findings import Facts, Finding, each, ranges, ranks_word
 from mpihpc.doctor.gpu import check_gpus, look_gpu
 

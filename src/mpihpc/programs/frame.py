@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from mpi4py import MPI
 from tqdm import tqdm
 
-from mpihpc.core.failure import abort, agree, agreed, check_launch, exit_code, launched_first
-from mpihpc.core.watchdog import timeout_from, watchdog
+from mpihpc.core.failure import abort, agree, agreed, exit_code
+from mpihpc.core.launch import LaunchError, check_launch, is_first
+from mpihpc.core.timeout import timeout_from, watchdog
 
 Config = TypeVar("Config")
 
@@ -49,7 +50,7 @@ def execute(
     try:
         check_launch()
     except OSError as error:
-        if launched_first():
+        if is_first():
             print(f"{name}: error: {error}", file=sys.stderr, flush=True)
         return 2
     try:
