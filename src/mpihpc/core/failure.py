@@ -1,8 +1,8 @@
 """One way to fail: the same error on all ranks, or the end of the job. Never a hang.
 
 Bad input is found before anything is communicated, inside ``with agree(comm):``, and raised on all ranks with the
-same text. Anything unexpected on one rank ends the job (`mpihpc.core.exits`): the others may wait for it in a collective
-call and cannot be told.
+same text. Anything unexpected on one rank ends the job (`mpihpc.core.exits`): the others may wait for it in a
+collective call and cannot be told.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def nearest(word: str, known: Iterable[str], most: int = 100) -> str:
 def leave(comm: MPI.Intracomm) -> None:
     """The last agreement of a rank: it makes no more calls on this communicator.
 
-    Where all ranks leave, nothing happens. Where others are in `agree`, they learn that this rank will not come, and end
-    the job instead of waiting for it.
+    Where all ranks leave, nothing happens. Where others are in `agree`, they learn that this rank will not come, and
+    end the job instead of waiting for it.
     """
     state = array("i", [-1 - comm.rank])
     comm.Allreduce(MPI.IN_PLACE, state, op=MPI.MIN)
@@ -158,17 +158,26 @@ def end_job(code: int = 1) -> NoReturn:
     os._exit(code)
 
 
-def _describe(error: BaseException) -> _Report:
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; of the system's errors the file and the reason.
+
+    >>> one_line(FileNotFoundError(2, "No such file or directory", "a.h5"))
+    'a.h5: No such file or directory'
+    """
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) and not text.startswith("out of memory"):
         text = f"out of memory: {text}" if text else "out of memory"
+    return " ".join(text.split())
+
+
+def _describe(error: BaseException) -> _Report:
     known = {**vars(builtins), "VerificationError": VerificationError}
     kind = next(k for k in type(error).__mro__ if known.get(k.__name__) is k)
     if issubclass(kind, UnicodeError):  # cannot be made from a text
         kind = ValueError
-    return _Report(kind.__name__, " ".join(text.split()), getattr(error, "errno", None))
+    return _Report(kind.__name__, one_line(error), getattr(error, "errno", None))
 
 
 def _rebuild(report: _Report) -> BaseException:

@@ -67,7 +67,8 @@ def watchdog(comm: MPI.Intracomm, seconds: float | None, *, node: int | None = N
     """End the job if no rank makes progress for this long inside the block. Entering is collective.
 
     Leaving is not, but where the job has several nodes each rank that leaves without an error waits for the others.
-    One inside another does nothing, not even where the outer one has no limit. Standard error must be a file, a pipe or a terminal.
+    One inside another does nothing, not even where the outer one has no limit. Standard error must be a file, a pipe
+    or a terminal.
 
     Parameters
     ----------

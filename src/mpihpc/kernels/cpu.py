@@ -7,13 +7,16 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc import _core
-from mpihpc._core import sum_add, sum_add_products, sum_columns
+from mpihpc._core import copy, has_openmp, isa, sum_add, sum_add_products, sum_columns
 
 __all__ = [
     "Boxes",
     "advance",
     "checksum",
+    "copy",
     "correlate",
+    "has_openmp",
+    "isa",
     "multiplies",
     "multiply",
     "sum_add",
