@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -31,8 +32,9 @@ from mpihpc.programs.matmul.options import DTYPES, Config
 class Result:
     """What was done; the fields are those of the ``--json`` line. Words are elements of the matrices.
 
-    ``words_optimum`` is what the busiest rank of the best grid receives; ``words_relayout_max`` counts what came beyond
-    that because the operands were not cut as the product wants them; ``slices`` of k are for the sake of memory.
+    ``words_optimum`` is what the busiest rank of the best grid receives, of all grids of at most as many ranks as `grid`
+    has: ranks without a block neither receive nor own anything. ``words_relayout_max`` counts what came beyond because
+    the operands were not cut as the product wants them; ``slices`` of k are for the sake of memory.
     """
 
     shape: tuple[int, int, int]  # m, k, n
@@ -156,7 +158,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         seconds_io=comm.allreduce(seconds_io, op=MPI.MAX),
         gflops=operations / seconds / 1e9,
         words_received_per_rank_max=words,
-        words_optimum=ProductPlan(plan.m, plan.n, plan.k, comm.size).words,
+        words_optimum=ProductPlan(plan.m, plan.n, plan.k, math.prod(plan.grid)).words,
         words_relayout_max=relayout,
         workspace_bytes_max=workspace,
         transport="MPI from host memory" if problem.device is CPU else problem.device.label,
