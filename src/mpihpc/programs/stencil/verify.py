@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +39,9 @@ def verify(
     Stability of Numerical Algorithms*, 2002, section 3.1). To that come the errors of the step before, ``sum |w| e``,
     and what underflows.
 
-    A cell whose sum may overflow the dtype (by a rough estimate) is not compared, nor is what is computed from it. A cell that infinities
-    or NaN of `first` reach must hold the same infinity, or NaN; in complex arrays, something that is not finite.
+    A cell whose sum may overflow the dtype (by a rough estimate) is not compared, nor is what is computed from it.
+    A cell that infinities or NaN of `first` reach must hold the same infinity, or NaN; in complex arrays, something
+    that is not finite.
 
     Parameters
     ----------
@@ -59,10 +61,10 @@ def verify(
     kernel = np.asarray(kernel).reshape((1,) * (first.ndim - np.ndim(kernel)) + np.shape(kernel))
     places, weights = np.argwhere(kernel), kernel[kernel != 0]
     weights = weights.astype(np.complex128 if weights.dtype.kind == "c" else np.float64)
-    limits = np.finfo(last.dtype)
+    limits = np.finfo(last.real.dtype)
     # As the dtype has it: too small a weight makes NaN of an infinity.
     weights = np.where(weights.astype(last.dtype) == 0, 0, weights)
-    beyond = np.asarray(cval, last.dtype)[()] if last.dtype.kind == "c" else last.dtype.type(np.real(cval))
+    beyond: Any = np.asarray(cval, last.dtype)[()] if last.dtype.kind == "c" else last.dtype.type(np.real(cval))
 
     operations = (sum(lines) + 2 * len(lines) if lines else len(weights)) + 1
     if weights.dtype.kind == "c":
