@@ -58,10 +58,11 @@ def test_every_page_is_linked_from_the_readme():
 
 
 def test_pages_name_files_that_exist():
-    """Paths in code that begin with a folder of this repository are files of it."""
+    """Paths in code that begin with a folder of this repository are files of it; NAME stands for one to come."""
     named = [
         (page.name, path)
         for page in PAGES
         for path in re.findall(r"`((?:src|tests|docs|benchmarks|examples|jobs)/[\w./-]+\.\w+)`", page.read_text())
+        if "NAME" not in path
     ]
     assert named and [(page, path) for page, path in named if not (ROOT / path).exists()] == []
