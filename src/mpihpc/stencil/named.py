@@ -16,7 +16,7 @@ _MAX_ORDER, _MAX_SIGMA, _MAX_SIZE = 100, 1000, 10_000
 
 
 def heat(ndim: int, alpha: float = 0.1) -> NDArray[Any]:
-    """An explicit Euler step of the heat equation, ``u + alpha * laplace(u)``; stable for ``alpha <= 1 / (2 * ndim)``."""
+    """Explicit Euler step of the heat equation, ``u + alpha * laplace(u)``; stable for ``alpha <= 1 / (2 * ndim)``."""
     if not isfinite(alpha):
         raise ValueError(f"heat alpha {alpha} is not a finite number")
     return identity(ndim, 3) + alpha * laplace(ndim)
@@ -25,8 +25,8 @@ def heat(ndim: int, alpha: float = 0.1) -> NDArray[Any]:
 def laplace(ndim: int, order: int = 2) -> NDArray[Any]:
     """The Laplacian on a unit grid by central differences of an even order of accuracy.
 
-    The weights of the second derivative are those of Fornberg, Mathematics of Computation 51 (1988) 699, in closed form:
-    ``2 (-1)**(k + 1) * m!**2 / (k**2 * (m - k)! * (m + k)!)`` at distance k, with ``m = order / 2``.
+    The weights of the second derivative are those of Fornberg, Mathematics of Computation 51 (1988) 699, in closed
+    form: ``2 (-1)**(k + 1) * m!**2 / (k**2 * (m - k)! * (m + k)!)`` at distance k, with ``m = order / 2``.
     """
     if not 2 <= order <= _MAX_ORDER or order % 2:
         raise ValueError(f"laplace order {order} is not an even number from 2 to {_MAX_ORDER}")

@@ -120,8 +120,8 @@ def sample(step: Step) -> tuple[int, ...]:
 def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
     """Seconds per cell of a step, for each number of fused steps. Collective.
 
-    The numbers of steps are measured in turns, so that a moment's disturbance affects all of them. The median counts: if
-    memory is busy now and then, unfused steps suffer most, and the shortest time would not show it.
+    The numbers of steps are measured in turns, so that a moment's disturbance affects all of them. The median counts:
+    if memory is busy now and then, unfused steps suffer most, and the shortest time would not show it.
     """
     private, shape = topology.private, sample(step)
     work = _block(step, shape, threads)
@@ -159,8 +159,8 @@ def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], 
     source, target = ones().padded, ones().local
     factor = ones(np.empty(0, dtype).real.dtype).padded if field else None
     previous, kept = (ones().padded, ones().local) if levels > 1 else (None, None)
-    # Weights that keep ones unchanged, because other numbers may be slower; equal where the real weights are equal, because
-    # kernels exploit that.
+    # Weights that keep ones unchanged, because other numbers may be slower; equal where the real weights are equal,
+    # because kernels exploit that.
     kinds = 1 + np.unique(taps.weights, return_inverse=True)[1] / 1024
     total = 0 if field or levels > 1 else 1
     weights = (total * kinds / max(1, kinds.sum())).astype(taps.weights_for(dtype).dtype)
