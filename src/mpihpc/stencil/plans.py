@@ -165,7 +165,7 @@ class Stencil:
         if self.fusing.overlap and box.size:
             twice = max(width[0]) * (steps - 1)
             where = decomposition, topology.rank, self.halo.width, modes, dtype.itemsize
-            # Between slabs MPI can make progress; a GPU computes meanwhile anyway.
+            # Slabs are for MPI to get on in between, and a GPU works meanwhile.
             self._early, self._late = early_and_late(*where, twice, slabs=self.device is CPU)
         edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
         self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
@@ -363,7 +363,7 @@ class Leapfrog:
 def check_companion(
     name: str, array: DistArray, decomposition: Decomposition, topology: Topology, device: Device
 ) -> None:
-    """Refuse an array that is not distributed like the one it belongs to, or is on another device."""
+    """Refuse an array that is not cut like the one it belongs to, or lies elsewhere."""
     if not isinstance(array, DistArray):
         raise TypeError(f"{name} must be a DistArray, not {type(array).__name__}: use mpihpc.asarray first")
     if array.topology != topology:

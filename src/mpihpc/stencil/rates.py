@@ -98,7 +98,7 @@ def _cache() -> Path:
 
 
 def job_name(ranks: int, threads: int) -> str:
-    """The key for the rates of a job: machine, instruction set, ranks and threads, edition of the kernels."""
+    """What rates are kept under: what tells machines and jobs apart."""
     return f"{platform.node()} {_core.isa()} {ranks}x{threads} edition {_EDITION}"
 
 
