@@ -186,7 +186,7 @@ def leapfrog(
 def _read(
     u: DistArray, kernel: ArrayLike | str, steps: int, origin: int | Sequence[int], dtype: DTypeLike | None
 ) -> tuple[Taps, np.dtype, int]:
-    """Check the arguments that `evolve` and `leapfrog` share; returns the taps, the dtype to compute in, the steps."""
+    """The arguments that `evolve` and `leapfrog` share: taps, dtype to compute in, number of steps."""
     if not isinstance(u, DistArray):
         raise TypeError(f"stencils work on a DistArray, not on {type(u).__name__}: use mpihpc.asarray first")
     with agree(u.topology.private):

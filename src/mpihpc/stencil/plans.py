@@ -377,23 +377,7 @@ def check_companion(
 
 
 def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:
-    """A copy of the array in another dtype and with another halo, which is not filled yet.
-
-    Parameters
-    ----------
-    u : DistArray
-        Not changed.
-    dtype : numpy.dtype
-        Of the copy.
-    width : tuple of (before, after) pairs
-        Its halo.
-
-    Examples
-    --------
-    >>> import mpihpc
-    >>> padded_copy(mpihpc.asarray([1, 2, 3]), np.dtype(float), ((1, 1),)).gather(root=None)
-    array([1., 2., 3.])
-    """
+    """The array in another dtype and with another halo, whose cells are not filled yet."""
     new = DistArray(u.decomposition, dtype, comm=u.comm, halo=width, device=u.device)
     new.local[...] = u.local
     return new
