@@ -7,13 +7,13 @@ with edges; one step of it is::
 
     dst[i] = sum over t of weights[t] * src[i + offsets[t]]    for every cell i of dst
 
-`src` is the region grown by the halo and `dst` the region, both usually views: equal dtypes (float32,
-float64, complex64, complex128), 1 to 4 axes, the last one contiguous, no memory in common (judged by the
-ranges of addresses). `offsets` is a (T, ndim) integer array of values >= 0 with
-``src.shape[d] >= dst.shape[d] + offsets[:, d].max()``; `weights` has T entries of the data's dtype or of its
-real counterpart. No taps give zeros. Bad input is a `ValueError` or `TypeError`, with `dst` untouched.
+`dst` is a region and `src` the same region with a halo, both usually views. They have equal dtypes (float32, float64,
+complex64, complex128), 1 to 4 axes, the last one contiguous, and no memory in common (judged by the ranges of
+addresses). `offsets` is a (T, ndim) integer array of values >= 0 with
+``src.shape[d] >= dst.shape[d] + offsets[:, d].max()``; `weights` has T entries of the data's dtype or of its real
+counterpart. Without taps the result is zero. Bad input raises `ValueError` or `TypeError`, and leaves `dst` untouched.
 
-Every room adds the taps in the order given, ``acc = w[0]*x[0]; acc = acc + w[t]*x[t]``, without fused
-multiply-add, for interior and edge cells alike: so a result does not depend on how the array was cut, and the
-CPU rooms agree bit for bit. (Where the result is NaN, which NaN comes out is not promised.)
+All of them add the taps in the order given, ``acc = w[0]*x[0]; acc = acc + w[t]*x[t]``, without fused multiply-add, for
+interior and edge cells alike. So a result does not depend on how the array is distributed, and all of them agree bit
+for bit. (If a result is NaN, its payload is not specified.)
 """
