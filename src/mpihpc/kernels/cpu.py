@@ -150,8 +150,8 @@ def advance(
     previous : array, optional
         Shape and dtype of `src`: the values one step before `src`. Read where `field` is.
     kept : array, optional
-        Shape and dtype of `dst`: receives the values after ``steps - 1`` steps. Needed with `previous` and more than
-        one step.
+        Shape and dtype of `dst`: gets the values after ``steps - 1`` steps. Needed if there is a `previous` and more
+        than one step.
 
     Raises
     ------

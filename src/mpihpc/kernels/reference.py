@@ -18,7 +18,7 @@ def correlate(
     Parameters
     ----------
     src, dst, offsets, weights
-        See the contract in `mpihpc.kernels`.
+        As the contract in `mpihpc.kernels` says.
     threads : int
         Ignored: the same signature as the other kernels.
 
