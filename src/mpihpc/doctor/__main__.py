@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 import mpihpc
-from mpihpc import _core, io
+from mpihpc import io
 from mpihpc.array.creation import fromfunction
 from mpihpc.core.decomposition import ranks_text
 from mpihpc.core.device import thread_count
@@ -25,6 +25,7 @@ from mpihpc.core.topology import Topology
 from mpihpc.doctor.checks import judge, launcher, look, memory_available
 from mpihpc.doctor.findings import LEVELS, Facts, Finding, grouped, ranges, ranks_word
 from mpihpc.doctor.gpu import prove, show_gpus
+from mpihpc.kernels import cpu
 from mpihpc.programs.config import option, parse_config
 from mpihpc.programs.frame import execute
 
@@ -193,7 +194,7 @@ def _copy(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, float]:
     for _ in range(3):
         comm.Barrier()
         begin = time.perf_counter()
-        _core.copy(source, target, ranks[comm.rank]["threads"])
+        cpu.copy(source, target, ranks[comm.rank]["threads"])
         comm.Barrier()
         seconds.append(time.perf_counter() - begin)
     rate: float = comm.allreduce(2 * _COPIED / min(seconds) / 1e9, op=MPI.MIN)
@@ -228,7 +229,7 @@ def _large(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, dict[str, f
         comm.Recv([data, _LARGE, unit], 0)
     rate: float = comm.bcast(nbytes / (time.perf_counter() - begin) / 1e9, root=comm.size - 1)
     unit.Free()
-    sums = comm.allgather(_core.checksum(data, (0,), data.shape))
+    sums = comm.allgather(cpu.checksum(data, (0,), data.shape))
     with agree(comm):
         if sums[0] != sums[-1]:
             raise VerificationError(f"{nbytes} bytes from rank 0 came with other values")

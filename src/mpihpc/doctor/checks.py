@@ -23,11 +23,11 @@ from mpi4py import MPI
 from threadpoolctl import threadpool_info
 
 import mpihpc
-from mpihpc import _core
 from mpihpc.core.decomposition import ranks_text
 from mpihpc.core.failure import check_launch
 from mpihpc.doctor.findings import Facts, Finding, each, ranges, ranks_word
 from mpihpc.doctor.gpu import check_gpus, look_gpu
+from mpihpc.kernels import cpu
 
 _LIBMPI = re.compile(r"libmpi(ch|_abi|_(cray|gnu|intel|amd|aocc|nvidia)\w*)?(-[0-9a-f]{6,})?\.so[.\d]*")
 _SAFE_HDF5 = (1, 14, 4)
@@ -144,8 +144,8 @@ INSTRUMENTS: dict[str, Callable[[], Any]] = {
     "cores": lambda: sorted(os.sched_getaffinity(0)),
     "machine_cores": os.cpu_count,
     "cpu_quota": _cpu_quota,
-    "isa": _core.isa,
-    "openmp": _core.has_openmp,
+    "isa": cpu.isa,
+    "openmp": cpu.has_openmp,
     "blas": _blas,
     "gpus": _gpus,
     "gpu": look_gpu,

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 
 from mpihpc.array import DistArray, reductions
+from mpihpc.array.operands import together
 from mpihpc.core.dtypes import kind_of
-from mpihpc.core.failure import agree
 
 
 def norm(
@@ -61,11 +61,9 @@ def norm(
     >>> mpihpc.linalg.norm(x, axis=0).gather(root=None).round(3)
     array([ 3.   , 12.649])
     """
-    if not isinstance(x, DistArray):
-        raise TypeError(f"norm works on DistArrays, not on {type(x).__name__}: use numpy.linalg.norm")
     options: dict[str, Any] = {"keepdims": keepdims}
     exact = {**options, "reproducible": reproducible}
-    with agree(x.topology.private):
+    with together("norm", {"x": x}):
         axes = tuple(range(x.ndim)) if axis is None else tuple(map(index, np.atleast_1d(axis).tolist()))
         axes = tuple(d + x.ndim if -x.ndim <= d < 0 else d for d in axes)
         cells = ord is None and axis is None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpihpc.core.decomposition import Width, axes_text
+from mpihpc.core.dtypes import numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +62,7 @@ class Taps:
         >>> Taps.from_kernel([1, 0, -1], ndim=1).offsets.ravel()
         array([-1,  1])
         """
-        dense = np.asarray(kernel)
-        if dense.dtype.kind not in "biufc":
-            raise TypeError(f"a kernel holds numbers, not dtype {dense.dtype}")
+        dense = numbers(kernel, "the kernel")
         if dense.ndim > ndim:
             raise ValueError(f"the kernel has {axes_text(dense.ndim)}, the input has {ndim}")
         dense = dense.reshape((1,) * (ndim - dense.ndim) + dense.shape)
