@@ -1,8 +1,7 @@
 """Kernels: what one process does to its local arrays. They know nothing of MPI, decompositions or halos.
 
-Each room (`reference`, `cpu`, `cuda`) offers the functions of `Kernels`, or names those that it does not offer in its
-`NOT_OFFERED`. `advance` applies a stencil several times to a block
-with edges; one step of it is::
+Each backend (`reference`, `cpu`, `cuda`) offers the functions of `Kernels`, or names those that it lacks in its
+`NOT_OFFERED`. `advance` applies a stencil several times to a block with edges; one step of it is::
 
     correlate(src, dst, offsets, weights, threads=1, strict=True)
 
@@ -24,20 +23,20 @@ from typing import Any, Protocol
 
 
 class Mover(Protocol):
-    """The boxes that an exchange takes out of an array, or puts into it, in one call for all."""
+    """Packs the boxes of an exchange from an array into a buffer, or unpacks them, in one call for all boxes."""
 
     def pack(self, array: Any, buffer: Any) -> None:
-        """Copy the boxes of `array` into `buffer`, a row of bytes."""
+        """Copy the boxes of `array` into `buffer`, an array of bytes."""
 
     def unpack(self, buffer: Any, array: Any) -> None:
         """Copy `buffer` into the boxes of `array`."""
 
     def copy(self, source: Any, others: Any, target: Any) -> None:
-        """Copy the boxes of `source` to those of `target`, which are `others`: as many, of the same shapes."""
+        """Copy the boxes of `source` to `others`, as many boxes of the same shapes, in `target`."""
 
 
 class Kernels(Protocol):
-    """What a room offers for the arrays of its device. The docstrings of `mpihpc.kernels.cpu` say what each does."""
+    """What a backend offers for arrays of its device. The docstrings of `mpihpc.kernels.cpu` describe each function."""
 
     def correlate(self, src: Any, dst: Any, offsets: Any, weights: Any, threads: int = 1, strict: bool = True) -> None:
         """One step of a stencil, as above."""
@@ -60,13 +59,13 @@ class Kernels(Protocol):
         kept: Any = None,
         strict: bool = True,
     ) -> None:
-        """Some steps of a box of a padded block; without `strict`, multiplications may be fused with additions."""
+        """Several steps on a box of a padded block; without `strict`, fused multiply-add is allowed."""
 
     def steps_at_once(self, offsets: Any) -> int | None:
-        """How many steps of these taps are worth while in one pass; None: that depends on the machine."""
+        """The number of steps of these taps per pass that is fastest; None: it depends on the machine."""
 
     def Boxes(self, boxes: Any, axes: int, dtype: Any) -> Mover:
-        """What packs and unpacks boxes, each a sequence of (first, end), of arrays of a dtype."""
+        """An object that packs and unpacks boxes, each a sequence of (first, end), of arrays of a dtype."""
 
     def sum_add(self, x: Any, state: Any) -> None:
         """Add all numbers of an array to an exact sum, whose state is in host memory."""

@@ -53,7 +53,7 @@ def correlate(
     threads : int
         OpenMP threads, 1 to 1024. The result is the same for all.
     strict : bool
-        Ignored: the bits are always those of the other rooms.
+        Ignored: the bits are always the same.
 
     Raises
     ------
@@ -163,10 +163,10 @@ def advance(
     previous : array, optional
         Shape and dtype of `src`: the values one step before `src`. Read where `field` is.
     kept : array, optional
-        Shape and dtype of `dst`: gets the values after ``steps - 1`` steps. Needed if there is a `previous` and more
-        than one step.
+        Shape and dtype of `dst`: receives the values after ``steps - 1`` steps. Needed with `previous` and more than
+        one step.
     strict : bool
-        Ignored: the bits are always those of the other rooms.
+        Ignored: the bits are always the same.
 
     Raises
     ------

@@ -22,7 +22,7 @@ def correlate(
     Parameters
     ----------
     src, dst, offsets, weights
-        As the contract in `mpihpc.kernels` says.
+        See the contract in `mpihpc.kernels`.
     threads, strict
         Ignored: the same signature as the other kernels.
 

@@ -193,7 +193,7 @@ def _read(
     origin: int | Sequence[int],
     dtype: DTypeLike | None,
 ) -> tuple[Taps, np.dtype, int]:
-    """The arguments that `evolve` and `leapfrog` share: taps, dtype to compute in, number of steps."""
+    """Check the arguments that `evolve` and `leapfrog` share; returns the taps, the dtype to compute in, the steps."""
     with together(function, {name: x for name, x in arrays.items() if x is not None or name != "field"}):
         u: DistArray = arrays["u"]
         count = index(steps)

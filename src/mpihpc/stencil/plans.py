@@ -364,7 +364,7 @@ class Leapfrog:
 def check_companion(
     name: str, array: DistArray, decomposition: Decomposition, topology: Topology, device: Device
 ) -> None:
-    """Refuse an array that is not cut like the one it belongs to, or is elsewhere."""
+    """Refuse an array that is not distributed like the one it belongs to, or is elsewhere."""
     require_distributed(array, name)
     require_beside(array, name, topology, device, "u")
     if array.decomposition != decomposition:
@@ -372,7 +372,23 @@ def check_companion(
 
 
 def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:
-    """The array in another dtype and with another halo, whose cells are not filled yet."""
+    """A copy of the array in another dtype and with another halo, which is not filled yet.
+
+    Parameters
+    ----------
+    u : DistArray
+        Not changed.
+    dtype : numpy.dtype
+        Of the copy.
+    width : tuple of (before, after) pairs
+        The halo of the copy.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> padded_copy(mpihpc.asarray([1, 2, 3]), np.dtype(float), ((1, 1),)).gather(root=None)
+    array([1., 2., 3.])
+    """
     new = u.like(dtype=dtype, halo=width)
     new.local[...] = u.local
     return new

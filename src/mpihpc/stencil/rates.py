@@ -97,7 +97,7 @@ def _cache() -> Path:
 
 
 def job_name(ranks: int, threads: int) -> str:
-    """What rates are kept under: what tells machines and jobs apart."""
+    """The key for the rates of a job: machine, instruction set, ranks and threads, edition of the kernels."""
     return f"{platform.node()} {cpu.isa()} {ranks}x{threads} edition {_EDITION}"
 
 

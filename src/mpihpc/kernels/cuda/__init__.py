@@ -120,7 +120,7 @@ def advance(
 
 
 def steps_at_once(offsets: ArrayLike) -> int | None:
-    """How many steps of these taps are worth while in one pass over memory."""
+    """The number of steps of these taps that is fastest in one pass over memory."""
     return choice.steps_at_once(np.asarray(offsets, np.int64))
 
 
@@ -174,7 +174,7 @@ class Boxes:
 
 @cache
 def _cupy() -> Any:
-    """CuPy, which nothing but a call of this room may import."""
+    """CuPy, which is imported by the first call, and not before."""
     try:
         import cupy
     except ImportError as error:

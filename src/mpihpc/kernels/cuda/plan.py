@@ -277,7 +277,7 @@ def check(
     previous: Layout | None,
     kept: Layout | None,
 ) -> None:
-    """Refuse what a kernel would fall over, in the words of the other rooms."""
+    """Refuse input that a kernel cannot handle, with the same messages as the other backends."""
     code = _code(src.dtype)
     if code not in SIZES:
         raise TypeError(f"src is {src.dtype}, it must be float32, float64, complex64 or complex128")

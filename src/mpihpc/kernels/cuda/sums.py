@@ -1,4 +1,4 @@
-"""Sums without rounding on a GPU: `mpihpc.array.exact_sums` calls these as it calls those of `mpihpc.kernels.cpu`.
+"""Exact sums on a GPU: `mpihpc.array.exact_sums` calls these as it calls those of `mpihpc.kernels.cpu`.
 
 The data stay on the GPU: a few numbers per column are copied to the host, and a few words per column where those are
 not enough. `sums.cuh` explains the method. As in `plan`, everything but `_Cupy` runs on any `Machine`.
