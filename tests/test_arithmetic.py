@@ -254,8 +254,8 @@ def test_what_is_not_offered_raises_and_gathers_nothing(comm):
         (TypeError, "numpy.clip is not offered .* use numpy.minimum and", lambda: np.clip(a, 0, 1)),
         (TypeError, "'typo' not understood", lambda: a.astype("typo")),
         (TypeError, "takes dtype and casting, not order", lambda: np.add(a, 1, order="F")),
-        (TypeError, "out is ndarray", lambda: np.add(a, 1, out=np.ones((4, 3)))),
-        (TypeError, "out is ndarray", lambda: operator.iadd(np.ones((4, 3)), a)),
+        (TypeError, "out must be a DistArray, not ndarray", lambda: np.add(a, 1, out=np.ones((4, 3)))),
+        (TypeError, "out must be a DistArray, not ndarray", lambda: operator.iadd(np.ones((4, 3)), a)),
         (TypeError, "an operand is str of dtype <U4: give numbers", lambda: a + "text"),
         (TypeError, "an operand is NoneType: dtype object is not one of numbers", lambda: a + None),
         (TypeError, "an operand is NoneType", lambda: a == None),  # noqa: E711

@@ -61,7 +61,7 @@ CALLS = {name: getattr(mpihpc, name) for name in REDUCTIONS} | {
 @pytest.mark.parametrize("name", CALLS)
 def test_one_rank_with_something_else(name, wrong):
     """The others hold a DistArray: all raise the same line, and none waits."""
-    here = mpihpc.ones(6, bool if name == "where" else float)
+    here = mpihpc.ones((6, 6) if name == "gram" else 6, bool if name == "where" else float)
     if WORLD.size > 1:
         for rank in {0, 1, WORLD.size - 1}:
             fails_alike(TypeError, r"\S", lambda rank=rank: CALLS[name](wrong if WORLD.rank == rank else here))
