@@ -2,6 +2,8 @@
 wrong; what is masked or no number is refused at every entrance."""
 
 import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,3 +267,13 @@ def test_devices_say_what_is_asked_of_them():
         assert hasattr(device.CPU, name), name
     assert {"host", "asynchronous", "piece", "rows", "line"} <= set(vars(Gpu))
     assert device.CPU.host and not device.CPU.asynchronous and Gpu.asynchronous and not Gpu.host
+
+
+def test_one_module_of_kernels_imports_the_extension():
+    root = Path(mpihpc.__file__).parent
+    found = {
+        str(p.relative_to(root)) for p in root.rglob("*.py") if re.search(r"import _core|_core import", p.read_text())
+    }
+    assert found == {"kernels/cpu.py", "core/watchdog.py"}
+    asked = [p.name for p in root.rglob("*.py") if re.search(r"is (not )?CPU\b", p.read_text())]
+    assert not asked, "what is asked of a device is a property of it"
