@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import is_distributed, together
 from mpihpc.core.decomposition import axes_text
-from mpihpc.core.dtypes import number_dtype, require_cast
-from mpihpc.core.failure import agree
+from mpihpc.core.dtypes import number_dtype, numbers, require_cast
 from mpihpc.stencil import Stencil, Taps, padded_copy
 from mpihpc.stencil.taps import working_dtype
 
@@ -88,36 +88,31 @@ def _filter(
     axes: int | Sequence[int] | None,
     convolution: bool,
 ) -> DistArray:
-    if not isinstance(input, DistArray):
-        raise TypeError(f"input must be a DistArray, not {type(input).__name__}: use mpihpc.asarray first")
-    with agree(input.topology.private):
-        kernel, origins, modes = _expand(np.asarray(weights), origin, mode, axes, input.ndim)
+    with together("convolve" if convolution else "correlate", {"input": input}, {"output": output}):
+        kernel, origins, modes = _expand(numbers(weights, "the kernel"), origin, mode, axes, input.ndim)
         if convolution:
             kernel = kernel[(slice(None, None, -1),) * kernel.ndim]
             origins = [-o - (n % 2 == 0) for o, n in zip(origins, kernel.shape, strict=True)]
         else:
             kernel = kernel.conj()
         taps = Taps.from_kernel(kernel, input.ndim, origins)
-        given = output if isinstance(output, DistArray) else None
+        given = output if is_distributed(output) else None
         wanted = given.dtype if given is not None else None if output is None else number_dtype(output)
         work = working_dtype(input.dtype, taps)
         if wanted is not None and wanted.kind in "fc":
             work = working_dtype(np.result_type(work, wanted), taps)
         if given is input:
             raise ValueError("output must not be input itself: the filter still reads what it writes")
-        if given is not None and (given.decomposition, given.topology) != (input.decomposition, input.topology):
+        if given is not None and given.decomposition != input.decomposition:
             raise ValueError(
-                f"output must have the decomposition and the ranks of input: {given.decomposition} is not "
-                f"{input.decomposition}"
+                f"output must have the decomposition of input: {given.decomposition} is not {input.decomposition}"
             )
-        if given is not None and given.device is not input.device:
-            raise ValueError(f"output is on {given.device.label}, input on {input.device.label}: use .to_device")
         require_cast(work, wanted or work)
     where: dict[str, Any] = {"comm": input.comm, "device": input.device}
     plan = Stencil(input.decomposition, taps, work, mode=modes, cval=cval, fuse=1, overlap=False, **where)
     same = input.dtype == work and input.halo == plan.halo.width
     source = input if same else padded_copy(input, work, plan.halo.width)
-    result = given if given is not None and given.dtype == work else DistArray(input.decomposition, work, **where)
+    result = given if given is not None and given.dtype == work else input.like(dtype=work, halo=0)
     plan.apply(source.padded, result.local)
     if given is not None and given is not result:
         np.copyto(given.local, result.local, casting="unsafe")

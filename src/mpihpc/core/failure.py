@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import NamedTuple, NoReturn
+from zlib import crc32
 
 from mpi4py import MPI
 
@@ -42,7 +43,7 @@ class _Report(NamedTuple):
 
 
 @contextmanager
-def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
+def agree(comm: MPI.Intracomm, root: int | None = None, alike: str = "") -> Iterator[None]:
     """An error on one rank inside this block is raised on all. Collective.
 
     Catches `BAD_INPUT` in the block, compares the ranks, and raises the error of the lowest rank that has one on
@@ -55,6 +56,8 @@ def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
         The ranks that run this block.
     root : int, optional
         The rank that works for all in this block, for instance looks at a file: its errors name no rank.
+    alike : str
+        What must be the same on all ranks, in words; if it is not, and nothing else fails, that is a TypeError.
 
     Examples
     --------
@@ -72,16 +75,21 @@ def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
         yield
     except BAD_INPUT as error:
         mine, cause = _describe(error), error
-    first_of_all = array("i", [comm.rank if mine else comm.size])  # as a buffer: three times as fast as an object
-    comm.Allreduce(MPI.IN_PLACE, first_of_all, op=MPI.MIN)
-    first = first_of_all[0]
+    words = crc32(alike.encode())
+    least = array("q", [comm.rank if mine else comm.size, words, -words])  # a buffer: three times as fast as an object
+    comm.Allreduce(MPI.IN_PLACE, least, op=MPI.MIN)
+    first = least[0]
     if first == comm.size:
-        return
+        if least[1] == -least[2]:
+            return
+        said = comm.allgather(alike)
+        first = next(rank for rank, words in enumerate(said) if words != said[0])
+        mine = _Report("TypeError", f"{said[first]}, but {said[0]} on rank 0", None) if comm.rank == first else None
     if first < 0:
         _left_behind(comm, -1 - first)
     report: _Report = comm.bcast(mine, root=first)
-    alike: bool = comm.allreduce(mine == report, op=MPI.LAND)
-    named = not alike and first != root
+    by_all: bool = comm.allreduce(mine == report, op=MPI.LAND)
+    named = not by_all and first != root
     shared = _rebuild(report._replace(text=f"rank {first}: {report.text}") if named else report)
     shared.agreed_by = comm.size  # type: ignore[attr-defined]
     # It replaces what was raised here, and keeps the traceback: told once.
@@ -120,10 +128,8 @@ def leave(comm: MPI.Intracomm) -> None:
     Where all ranks leave, nothing happens. Where others are in `agree`, they learn that this rank will not come, and
     end the job instead of waiting for it.
     """
-    state = array("i", [-1 - comm.rank])
-    comm.Allreduce(MPI.IN_PLACE, state, op=MPI.MIN)
-    state[0] = comm.size
-    comm.Allreduce(MPI.IN_PLACE, state, op=MPI.MIN)
+    comm.Allreduce(MPI.IN_PLACE, array("q", [-1 - comm.rank, 0, 0]), op=MPI.MIN)  # as in `agree`
+    comm.Allreduce(MPI.IN_PLACE, array("i", [comm.size]), op=MPI.MIN)
 
 
 def _left_behind(comm: MPI.Intracomm, gone: int) -> NoReturn:

@@ -7,9 +7,19 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc import _core
-from mpihpc._core import copy, has_openmp, isa, sum_add, sum_add_products, sum_columns
+from mpihpc._core import (
+    SUM_WORDS,
+    copy,
+    has_openmp,
+    isa,
+    sum_add_complex,
+    sum_round,
+    sum_states,
+    tile_cost,
+)
 
 __all__ = [
+    "SUM_WORDS",
     "Boxes",
     "advance",
     "checksum",
@@ -19,9 +29,14 @@ __all__ = [
     "isa",
     "multiplies",
     "multiply",
+    "steps_at_once",
     "sum_add",
+    "sum_add_complex",
     "sum_add_products",
     "sum_columns",
+    "sum_round",
+    "sum_states",
+    "tile_cost",
 ]
 
 _LEAST_SIDE = 128  # rows or columns of a product for which our kernels are faster than BLAS
@@ -34,6 +49,7 @@ def correlate(
     offsets: ArrayLike,
     weights: ArrayLike,
     threads: int = 1,
+    strict: bool = True,
 ) -> None:
     """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
 
@@ -45,6 +61,8 @@ def correlate(
     weights : (T,) array of the data's dtype or of its real counterpart
     threads : int
         OpenMP threads, 1 to 1024. The result is the same for all.
+    strict : bool
+        Ignored: the bits are always those of the other rooms.
 
     Raises
     ------
@@ -118,6 +136,7 @@ def advance(
     field: NDArray[np.floating] | None = None,
     previous: NDArray[np.inexact] | None = None,
     kept: NDArray[np.inexact] | None = None,
+    strict: bool = True,
 ) -> None:
     """Apply a stencil `steps` times to a box of a padded block, in one pass over memory.
 
@@ -155,6 +174,8 @@ def advance(
     kept : array, optional
         Shape and dtype of `dst`: gets the values after ``steps - 1`` steps. Needed if there is a `previous` and more
         than one step.
+    strict : bool
+        Ignored: the bits are always those of the other rooms.
 
     Raises
     ------
@@ -178,6 +199,30 @@ def advance(
         previous,
         kept,
     )
+
+
+def steps_at_once(offsets: ArrayLike) -> int | None:
+    """None: how many steps are worth while in one pass depends on the machine (`mpihpc.stencil.fusing` measures it)."""
+    return None
+
+
+def sum_add(x: NDArray[Any], state: NDArray[np.int64]) -> None:
+    """Add all numbers of an array, float32 or float64, to a state: `SUM_WORDS` words, all zero at first."""
+    _core.sum_add(x, state)
+
+
+def sum_add_products(x: NDArray[Any], y: NDArray[Any], state: NDArray[np.int64]) -> None:
+    """Add the products of two arrays of one shape and dtype, each rounded to float64, to a state."""
+    _core.sum_add_products(x, y, state)
+
+
+def sum_columns(x: NDArray[Any], lead: int, out: NDArray[np.float64], odd: bool = False, y: Any = None) -> int:
+    """The sums of `x`, or of ``x * y``, over its first `lead` axes, into the rows of `out`.
+
+    One row gets the rounded sums (`odd`: rounded to odd); more get numbers that add up to them. Returns how many rows
+    that takes: if they are more than there are, `out` holds nothing of use.
+    """
+    return _core.sum_columns(x, lead, out, odd, y)
 
 
 class Boxes:

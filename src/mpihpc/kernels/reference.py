@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+NOT_OFFERED = ("Boxes", "steps_at_once", "sum_add", "sum_add_products", "sum_columns")
+"""Of `mpihpc.kernels.Kernels`: no device computes with this room."""
+
 
 def correlate(
     src: NDArray[np.inexact],
@@ -12,6 +15,7 @@ def correlate(
     offsets: ArrayLike,
     weights: ArrayLike,
     threads: int = 1,
+    strict: bool = True,
 ) -> None:
     """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
 
@@ -19,7 +23,7 @@ def correlate(
     ----------
     src, dst, offsets, weights
         As the contract in `mpihpc.kernels` says.
-    threads : int
+    threads, strict
         Ignored: the same signature as the other kernels.
 
     Raises
@@ -64,10 +68,12 @@ def advance(
     field: NDArray[np.floating] | None = None,
     previous: NDArray[np.inexact] | None = None,
     kept: NDArray[np.inexact] | None = None,
+    strict: bool = True,
 ) -> None:
     """Apply a stencil `steps` times to a box of a padded block, one step after the other.
 
-    Parameters are those of `mpihpc.kernels.cpu.advance`; `threads` and `tile` are ignored, `src` is not changed.
+    Parameters are those of `mpihpc.kernels.cpu.advance`; `threads`, `tile` and `strict` are
+    ignored, `src` is not changed.
     """
     taps = np.asarray(offsets, dtype=np.int64).reshape(-1, dst.ndim)
     low, high = taps.min(axis=0, initial=0), taps.max(axis=0, initial=0)

@@ -6,8 +6,7 @@ product on so many ranks must move.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import index
 from typing import Any
@@ -17,17 +16,17 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import together
 from mpihpc.core.decomposition import Box, Decomposition, grid_text
 from mpihpc.core.device import Device, blas_threads, product_threads
 from mpihpc.core.dtypes import machine_epsilon, number_dtype
 from mpihpc.core.failure import agree
+from mpihpc.core.tally import received
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import received
 from mpihpc.linalg.plan import Layouts, ProductPlan
 from mpihpc.linalg.product import Counts, Matrix, moved, multiply
 
 BLOCKS = 16
-_ELSEWHERE = "the operands lie on different communicators: make them on the same one"
 
 _planned = lru_cache(maxsize=256)(ProductPlan)
 
@@ -145,11 +144,11 @@ def matmul(
         Shapes that do not multiply, ranks of different communicators, a grid that does not fit, too little memory: on
         all ranks, with the same text.
     """
-    _check_operands("matmul", a, b)
     return _product(
+        "matmul",
         a,
         b,
-        [
+        lambda: [
             (None, 0) if a.ndim == 1 else (1, 0) if transpose_a else (0, 1),
             (0, None) if b.ndim == 1 else (1, 0) if transpose_b else (0, 1),
         ],
@@ -178,11 +177,13 @@ def outer(a: DistArray, b: DistArray, **options: Any) -> DistArray:
     DistArray
         Shape (m, n).
     """
-    _check_operands("outer", a, b)
-    with agree(a.topology.private):
+
+    def axes() -> list[tuple[int | None, ...]]:
         if (a.ndim, b.ndim) != (1, 1):
             raise ValueError(f"outer works on two vectors, not on shapes {a.shape} and {b.shape}")
-    return _product(a, b, [(0, None), (None, 0)], **options)
+        return [(0, None), (None, 0)]
+
+    return _product("outer", a, b, axes, **options)
 
 
 def gram(
@@ -210,13 +211,11 @@ def gram(
     DistArray
         Shape (n, n), symmetric to the last bit; `out`, or cut into rows.
     """
-    _check_operands("gram", a)
-    topology = a.topology
-    with agree(topology.private):
+    with together("gram", {"a": a} | ({} if out is None else {"out": out})) as topology:
         if a.ndim != 2:
             raise ValueError(f"gram works on a matrix, not on shape {a.shape}")
         k, n = a.shape
-        _check_out(out, a, (n, n), a.dtype)
+        _check_out(out, (n, n), a.dtype)
         work = working_dtype(a.dtype)
         plan = plan_product(n, n, k, work, topology.size, grid=(1, 1, max(1, min(k, topology.size))), memory=memory)
         limit = product_threads(topology.cores, threads)
@@ -235,28 +234,9 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iu" else dtype
 
 
-def _check_operands(name: str, *operands: object) -> None:
-    """Collective, if one of them is distributed."""
-    refused = [type(x).__name__ for x in operands if not isinstance(x, DistArray)]
-    if refused:
-        topology = next((x.topology for x in operands if isinstance(x, DistArray)), None)
-        with agree(topology.private) if topology else nullcontext():
-            raise TypeError(f"{name} works on DistArrays, not on {refused[0]}: use mpihpc.asarray first")
-
-
-def _check_device(name: str, x: DistArray, device: Device) -> None:
-    if x.device is not device:
-        raise ValueError(f"{name} lies on {x.device.label}, a on {device.label}: use .to_device")
-
-
-def _check_out(out: DistArray | None, a: DistArray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def _check_out(out: DistArray | None, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if out is None:
         return
-    if not isinstance(out, DistArray):
-        raise TypeError(f"out must be a DistArray, not {type(out).__name__}")
-    if out.topology is not a.topology:
-        raise ValueError(_ELSEWHERE)
-    _check_device("out", out, a.device)
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, the product {shape}")
     if not np.can_cast(dtype, out.dtype, "same_kind"):
@@ -309,9 +289,10 @@ def plan_product(
 
 
 def _product(
+    name: str,
     a: DistArray,
     b: DistArray,
-    axes: Sequence[tuple[int | None, ...]],
+    seen_as: Callable[[], Sequence[tuple[int | None, ...]]],
     *,
     out: DistArray | None = None,
     grid: Sequence[int] | None = None,
@@ -321,12 +302,10 @@ def _product(
     threads: int | None = None,
     counts: Counts | None = None,
 ) -> Any:
-    """The product of two arrays seen as matrices: see `matmul`, and `AsMatrix` for `axes`."""
-    topology, operands = a.topology, (a, b)
-    with agree(topology.private):
-        if b.topology is not topology:
-            raise ValueError(_ELSEWHERE)
-        _check_device("b", b, a.device)
+    """The product of two arrays seen as matrices: see `matmul`, and `AsMatrix` for what `seen_as` gives."""
+    operands = a, b
+    with together(name, {"a": a, "b": b} | ({} if out is None else {"out": out})) as topology:
+        axes = seen_as()
         if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2):
             raise ValueError(f"products are of matrices and vectors, not of shapes {a.shape} and {b.shape}")
         (m, k), (depth, n) = (
@@ -338,7 +317,7 @@ def _product(
         # A vector's missing axis is missing in the product too, where it is not the one that is summed over.
         missing = [d for d, (seen, axis) in enumerate(((axes[0], 0), (axes[1], 1))) if seen[axis] is None]
         shape = tuple(length for d, length in enumerate((m, n)) if d not in missing)
-        _check_out(out, a, shape, dtype)
+        _check_out(out, shape, dtype)
         plan = plan_product(
             m, n, k, dtype, topology.size, grid=grid, memory=memory, reproducible=reproducible, blocks=blocks
         )

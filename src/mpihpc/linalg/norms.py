@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 
 from mpihpc.array import DistArray, reductions
+from mpihpc.array.operands import together
 from mpihpc.core.dtypes import kind_of
-from mpihpc.core.failure import agree
 
 
 def norm(
@@ -50,11 +50,9 @@ def norm(
         An `ord` that there is not; norms of matrices that need singular values (2, -2, "nuc"): of a matrix that fits on
         one rank, gather it.
     """
-    if not isinstance(x, DistArray):
-        raise TypeError(f"norm works on DistArrays, not on {type(x).__name__}: use numpy.linalg.norm")
     options: dict[str, Any] = {"keepdims": keepdims}
     exact = {**options, "reproducible": reproducible}
-    with agree(x.topology.private):
+    with together("norm", {"x": x}):
         axes = tuple(range(x.ndim)) if axis is None else tuple(map(index, np.atleast_1d(axis).tolist()))
         axes = tuple(d + x.ndim if -x.ndim <= d < 0 else d for d in axes)
         cells = ord is None and axis is None

@@ -14,8 +14,9 @@ from mpi4py import MPI
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, Layout
 from mpihpc.core.device import Device
+from mpihpc.core.tally import received
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import Delivery, Transfer, received
+from mpihpc.core.transfer import Delivery, Transfer
 from mpihpc.linalg.plan import K, ProductPlan
 from mpihpc.linalg.tiling import AsMatrix, Slice
 

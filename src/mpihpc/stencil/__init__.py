@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import together
 from mpihpc.core.dtypes import require_cast
 from mpihpc.core.failure import agree
 from mpihpc.stencil.named import named_kernel
@@ -94,7 +95,7 @@ def evolve(
     ValueError, TypeError
         On all ranks, with the same text.
     """
-    taps, work, count = _read(u, kernel, steps, origin, dtype)
+    taps, work, count = _read("evolve", {"u": u, "field": field}, kernel, steps, origin, dtype)
     options: dict[str, Any] = {"comm": u.comm, "device": u.device, "mode": mode, "cval": cval, "threads": threads}
     options |= {"field": field, "exact": exact, "overlap": overlap, "total": count}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
@@ -145,7 +146,8 @@ def leapfrog(
     ValueError, TypeError
         On all ranks, with the same text.
     """
-    taps, work, count = _read(u, kernel, steps, origin, dtype)
+    arrays = {"u": u, "previous": previous, "field": field}
+    taps, work, count = _read("leapfrog", arrays, kernel, steps, origin, dtype)
     with agree(u.topology.private):
         check_companion("previous", previous, u.decomposition, u.topology, u.device)
         require_cast(previous.dtype, work)
@@ -160,12 +162,16 @@ def leapfrog(
 
 
 def _read(
-    u: DistArray, kernel: ArrayLike | str, steps: int, origin: int | Sequence[int], dtype: DTypeLike | None
+    function: str,
+    arrays: dict[str, Any],
+    kernel: ArrayLike | str,
+    steps: int,
+    origin: int | Sequence[int],
+    dtype: DTypeLike | None,
 ) -> tuple[Taps, np.dtype, int]:
     """The arguments that `evolve` and `leapfrog` share: taps, dtype to compute in, number of steps."""
-    if not isinstance(u, DistArray):
-        raise TypeError(f"stencils work on a DistArray, not on {type(u).__name__}: use mpihpc.asarray first")
-    with agree(u.topology.private):
+    with together(function, {name: x for name, x in arrays.items() if x is not None or name != "field"}):
+        u: DistArray = arrays["u"]
         count = index(steps)
         if count < 0:
             raise ValueError(f"steps {count} is negative: use 0 or more")

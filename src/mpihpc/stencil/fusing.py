@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpihpc import _core
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.topology import Topology
+from mpihpc.kernels import cpu
 from mpihpc.stencil.overlap import slab_count
 from mpihpc.stencil.rates import CANDIDATES, Step, guessed, measured, sample
 
@@ -98,7 +98,7 @@ def choose_fuse(
         cells = math.prod(n + r * s * (steps - 1) / 2 for n, r, s in zip(block, reach, sides, strict=True))
         # As measured for a block of another shape, whose tiles overlap less or more.
         per_cell = float(np.interp(steps, CANDIDATES, rates.seconds_per_cell))
-        here, there = (_core.tile_cost(shape, width, itemsize, steps, threads) for shape in (block, sample(step)))
+        here, there = (cpu.tile_cost(shape, width, itemsize, steps, threads) for shape in (block, sample(step)))
         per_cell *= here / there
         messages = sum(peers) if taps.star and steps == 1 else math.prod(1 + p for p in peers) - 1
         far = [n + r * steps * s * (p > 1) for n, r, s, p in zip(block, reach, sides, dims, strict=True)]

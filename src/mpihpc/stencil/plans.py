@@ -12,8 +12,9 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import require_beside, require_distributed
 from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
-from mpihpc.core.device import CPU, Device, thread_count
+from mpihpc.core.device import Device, thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
@@ -125,11 +126,11 @@ class Stencil:
         step = Step(taps, dtype, field is not None, levels)
         if self.lines:
             self.fusing = Fusing(1, bool(overlap), None)
-        elif self.device is CPU:
+        elif (most := self.device.kernels.steps_at_once(taps.offsets)) is None:
             self.fusing = choose_fuse(decomposition, step, width, modes, topology, most_threads, fuse, overlap, total)
         else:
             # Launches return at once, so there is always something to overlap with.
-            steps = fuse or min(self.device.kernels.steps_at_once(taps.offsets), max(1, total or MOST_FUSED))
+            steps = fuse or min(most, max(1, total or MOST_FUSED))
             self.fusing = Fusing(steps, topology.size > 1 if overlap is None else overlap, None)
         steps = self.fusing.steps
         self.halo = Halo(
@@ -150,12 +151,12 @@ class Stencil:
         if self.fusing.overlap and box.size:
             twice = max(width[0]) * (steps - 1)
             where = decomposition, topology.rank, self.halo.width, modes, dtype.itemsize
-            # Slabs are for MPI to get on in between, and a GPU works meanwhile.
-            self._early, self._late = early_and_late(*where, twice, slabs=self.device is CPU)
+            # Slabs are for MPI to make progress in between; what is asynchronous computes meanwhile anyway.
+            self._early, self._late = early_and_late(*where, twice, slabs=not self.device.asynchronous)
         edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
         self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
         self._taps = taps.offsets, taps.weights_for(dtype)
-        self._fast: dict[str, Any] = {} if exact or self.device is CPU else {"strict": False}
+        self._strict = exact
         self._passes = Passes(self.lines, self.halo.width, dtype, self.device, **self._beyond)
         self._field = None
         if field is not None:
@@ -221,7 +222,7 @@ class Stencil:
             self._passes.advance(padded, out[here], place)
             return
         offsets, weights = self._taps
-        update: dict[str, Any] = {"field": self._field, "previous": previous, **self._fast}
+        update: dict[str, Any] = {"field": self._field, "previous": previous, "strict": self._strict}
         update["kept"] = None if kept is None else kept[here]
         self.device.kernels.advance(padded, out[here], offsets, weights, steps, place, **self._beyond, **update)
 
@@ -307,22 +308,16 @@ class Leapfrog:
 def check_companion(
     name: str, array: DistArray, decomposition: Decomposition, topology: Topology, device: Device
 ) -> None:
-    """Refuse an array that is not cut like the one it belongs to, or lies elsewhere."""
-    if not isinstance(array, DistArray):
-        raise TypeError(f"{name} must be a DistArray, not {type(array).__name__}: use mpihpc.asarray first")
-    if array.topology != topology:
-        raise ValueError(
-            f"{name} lies on another communicator than u ({array.topology.size} and {topology.size} ranks)"
-        )
+    """Refuse an array that is not cut like the one it belongs to, or is elsewhere."""
+    require_distributed(array, name)
+    require_beside(array, name, topology, device, "u")
     if array.decomposition != decomposition:
         raise ValueError(f"{name} must have the decomposition of u: {array.decomposition} is not {decomposition}")
-    if array.device is not device:
-        raise ValueError(f"{name} is on {array.device.label}, u on {device.label}: use .to_device")
 
 
 def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:
     """The array in another dtype and with another halo, whose cells are not filled yet."""
-    new = DistArray(u.decomposition, dtype, comm=u.comm, halo=width, device=u.device)
+    new = u.like(dtype=dtype, halo=width)
     new.local[...] = u.local
     return new
 

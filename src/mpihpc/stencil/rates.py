@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from mpihpc import _core
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.halo import Halo
@@ -99,7 +98,7 @@ def _cache() -> Path:
 
 def job_name(ranks: int, threads: int) -> str:
     """What rates are kept under: what tells machines and jobs apart."""
-    return f"{platform.node()} {_core.isa()} {ranks}x{threads} edition {_EDITION}"
+    return f"{platform.node()} {cpu.isa()} {ranks}x{threads} edition {_EDITION}"
 
 
 def name_of(step: Step) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpihpc.array import DistArray
-from mpihpc.core.device import CPU
 
 if TYPE_CHECKING:
     from mpihpc.stencil.plans import Stencil
@@ -58,7 +57,7 @@ class Stepper:
         0: none were made, because they send messages, there is too much to do in one, or too few are left.
         """
         plan, device = self._stencil, self._stencil.device
-        if device is CPU or not plan.halo.silent or not 0 < arrays[0].local.nbytes <= _SHORT:
+        if not device.asynchronous or not plan.halo.silent or not 0 < arrays[0].local.nbytes <= _SHORT:
             return 0
         where = tuple((device.address(array.padded), array.padded.strides) for array in arrays)
         if where in self._recorded:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpihpc.core.decomposition import Width, axes_text
+from mpihpc.core.dtypes import numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +49,7 @@ class Taps:
         TypeError
             The kernel holds no numbers.
         """
-        dense = np.asarray(kernel)
-        if dense.dtype.kind not in "biufc":
-            raise TypeError(f"a kernel holds numbers, not dtype {dense.dtype}")
+        dense = numbers(kernel, "the kernel")
         if dense.ndim > ndim:
             raise ValueError(f"the kernel has {axes_text(dense.ndim)}, the input has {ndim}")
         dense = dense.reshape((1,) * (ndim - dense.ndim) + dense.shape)

@@ -119,7 +119,7 @@ def advance(
         )
 
 
-def steps_at_once(offsets: ArrayLike) -> int:
+def steps_at_once(offsets: ArrayLike) -> int | None:
     """How many steps of these taps are worth while in one pass over memory."""
     return choice.steps_at_once(np.asarray(offsets, np.int64))
 

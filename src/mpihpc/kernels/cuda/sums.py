@@ -1,4 +1,4 @@
-"""Sums without rounding on a GPU: `mpihpc.array.exact_sums` calls these as it calls `mpihpc._core`.
+"""Sums without rounding on a GPU: `mpihpc.array.exact_sums` calls these as it calls those of `mpihpc.kernels.cpu`.
 
 Numbers stay on the GPU: some of each column come to the host, and a few words for each where that is not enough.
 `sums.cuh` explains the method. Like `plan`, all but `_Cupy` runs on any `Machine`.
@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mpihpc import _core
-from mpihpc.core.device import copied
+from mpihpc.core.tally import copied
+from mpihpc.kernels import cpu
 from mpihpc.kernels.cuda.source import BOX_THREADS, SUM_TERMS, sums_source
 
 COLUMNS = np.dtype(
@@ -64,7 +64,7 @@ def sum_add_products(x: Any, y: Any, state: NDArray[np.int64]) -> None:
 
 
 def sum_columns(x: Any, lead: int, out: NDArray[np.float64], odd: bool = False, y: Any = None) -> int:
-    """`mpihpc._core.sum_columns` of CuPy arrays with up to 2**30 rows; `out` is in host memory."""
+    """`mpihpc.kernels.cpu.sum_columns` of CuPy arrays with up to 2**30 rows; `out` is in host memory."""
     with x.device as device:
         return add_columns(_machine(device.id), x, lead, out, odd, y)
 
@@ -77,10 +77,10 @@ def add(machine: Machine, x: Any, y: Any, state: NDArray[np.int64]) -> None:
     parts, lost = columns.parts(0, 1)
     if lost:
         (words,) = columns.words(0, 1)
-        _core.sum_add(np.empty(0), words)  # adds nothing, but carries: states must be carried before they are added
+        cpu.sum_add(np.empty(0), words)  # adds nothing, but carries: states must be carried before they are added
         state += words
     else:
-        _core.sum_add(parts, state)
+        cpu.sum_add(parts, state)
 
 
 def add_columns(machine: Machine, x: Any, lead: int, out: NDArray[np.float64], odd: bool = False, y: Any = None) -> int:
@@ -95,11 +95,11 @@ def add_columns(machine: Machine, x: Any, lead: int, out: NDArray[np.float64], o
         for begin in lost:
             parts[:, begin - first : begin - first + _RANGE] = 0  # nonsense, which could need more terms
         here = np.empty((len(out), count))
-        most = max(most, _core.sum_columns(parts, 1, here, odd))
+        most = max(most, cpu.sum_columns(parts, 1, here, odd))
         for begin in lost:
             words = columns.words(begin, min(_RANGE, first + count - begin))
             some = np.empty((len(out), len(words)))
-            most = max(most, _core.sum_states(words, some, odd))
+            most = max(most, cpu.sum_states(words, some, odd))
             here[:, begin - first : begin - first + len(words)] = some
         out[:, first : first + count] = here
     return most
@@ -132,7 +132,7 @@ class _Columns:
     def words(self, first: int, count: int) -> NDArray[np.int64]:
         """The states of some columns; no limb has been carried."""
         geometry = _geometry(self._x, self._y, self._lead, first, count)
-        words = self._machine.zeros((count, _core.SUM_WORDS), np.dtype(np.int64))
+        words = self._machine.zeros((count, cpu.SUM_WORDS), np.dtype(np.int64))
         blocks = -(-int(geometry["ways"][0]) * count // BOX_THREADS)
         self._machine.add_up((self._x, self._y, None, None, words), geometry, blocks)
         return self._machine.to_host(words)

@@ -16,7 +16,7 @@ import mpihpc
 from mpihpc import io
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
-from mpihpc.core.device import CPU, Device, blas_threads, check_device, product_threads
+from mpihpc.core.device import Device, blas_threads, check_device, product_threads
 from mpihpc.core.dtypes import number_dtype, require_cast, require_storable
 from mpihpc.core.failure import VerificationError, agree, nearest
 from mpihpc.core.topology import Topology
@@ -111,7 +111,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
 
     phase("multiply")
     options = {name: getattr(config, name) for name in ("grid", "memory", "reproducible", "blocks", "threads")}
-    if problem.device is not CPU:
+    if not problem.device.host:
         matmul(a, b, out=c, **options)  # what a GPU loads at the first call is not the product's time
         problem.device.wait()
     counts = Counts()
@@ -159,7 +159,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         words_optimum=ProductPlan(plan.m, plan.n, plan.k, comm.size).words,
         words_relayout_max=relayout,
         workspace_bytes_max=workspace,
-        transport="MPI from host memory" if problem.device is CPU else problem.device.label,
+        transport="MPI from host memory" if problem.device.host else problem.device.label,
         checksum=f"{c.checksum():016x}",
         numpy_seconds=numpy_seconds,
         numpy_threads=numpy_threads,

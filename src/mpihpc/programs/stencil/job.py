@@ -24,8 +24,8 @@ from mpihpc.core.device import Device, blas_threads, check_device
 from mpihpc.core.dtypes import require_cast
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.halo import boundary_modes, symmetric_width
+from mpihpc.core.tally import sent
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import sent
 from mpihpc.core.watchdog import phase
 from mpihpc.programs.config import stored
 from mpihpc.programs.frame import progress
