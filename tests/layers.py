@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ class Table:
         return max(fits, key=len, default=None)
 
 
+_parse = functools.cache(ast.parse)  # the same text is checked against several tables
+
+
 def modules(root: Path) -> dict[str, Path]:
     """The package's modules by name, without ``mpihpc.``; the package itself is ``mpihpc``, the extension ``_core``."""
     found = {"_core": root}
@@ -53,7 +57,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 def imports(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
     """All modules of the package that a file imports, at its top or inside functions; type checking aside."""
-    nodes = [ast.parse(path.read_text())]
+    nodes: list[ast.AST] = [_parse(path.read_text())]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):

@@ -13,7 +13,7 @@ DESIGN = Path(__file__).parent.parent / "docs/design.md"
 TABLE = Table.read(DESIGN.read_text())
 
 EXCEPTIONS = {
-    ("array.distarray", "linalg"): "a @ b is a method of the array, and products stand on arrays",
+    ("array.distarray", "linalg.matmul"): "a @ b is a method of the array, and products stand on arrays",
     ("core.device", "core.gpu"): "a device is found by its name; the GPU's module is imported where it is asked for",
 }
 
@@ -80,10 +80,22 @@ def test_a_right_tree(tree):
     [
         ("base.py", "def f():\n    from mpihpc.jobs import g\n", "base imports jobs from above"),
         ("base.py", "def f():\n    if 1:\n        import mpihpc.left.one\n", "base imports left.one from above"),
-        ("base.py", "class A:\n    async def f(self):\n        from mpihpc import right\n", "base imports right from above"),
-        ("base.py", "try:\n    import mpihpc.right as r\nexcept ImportError:\n    pass", "base imports right from above"),
+        (
+            "base.py",
+            "class A:\n    async def f(self):\n        from mpihpc import right\n",
+            "base imports right from above",
+        ),
+        (
+            "base.py",
+            "try:\n    import mpihpc.right as r\nexcept ImportError:\n    pass",
+            "base imports right from above",
+        ),
         ("right.py", "from mpihpc import left, base", "right imports left along its floor"),
-        ("left/one.py", "def f():\n    from mpihpc.left import two, one", "imports go in a circle: left.one to left.one"),
+        (
+            "left/one.py",
+            "def f():\n    from mpihpc.left import two, one",
+            "imports go in a circle: left.one to left.one",
+        ),
         ("left/two.py", "from mpihpc import left\n", None),
         ("left/one.py", "from mpihpc.left import x", "imports go in a circle: left to left.one to left"),
         ("right.py", "from mpihpc import _core", "right imports _core, which only core.watchdog and kernels.cpu do"),
@@ -111,7 +123,6 @@ def test_an_exception_is_used_or_wrong(tree):
 
 
 def test_the_table_names_a_room_once(tree):
-    assert tree(table=SMALL.replace("`jobs`", "`jobs` `base`"))[0] == "base imports base from above" or True
     assert "the table names base twice" in tree(table=SMALL.replace("`jobs`", "`jobs` `base`"))
 
 
@@ -123,7 +134,9 @@ def test_the_real_tree_with_an_import_upwards(tmp_path):
         file.write("\n\ndef late():\n    from mpihpc.io import read\n")
     assert check(root, TABLE, EXCEPTIONS) == ["core.layouts imports io from above"]
     text = DESIGN.read_text()
-    assert "core.scratch is in no room of the table" in check(ROOT, Table.read(text.replace("`core.scratch` ", "", 1)), EXCEPTIONS)
+    assert "core.scratch is in no room of the table" in check(
+        ROOT, Table.read(text.replace("`core.scratch` ", "", 1)), EXCEPTIONS
+    )
     more = Table.read(text.replace("| `_core` ", "| `_core` `fft` ", 1))
     assert check(ROOT, more, EXCEPTIONS) == ["the table names fft, which does not exist"]
     unused = EXCEPTIONS | {("io.reading", "linalg"): "none"}
