@@ -1,4 +1,4 @@
-"""Names of `scipy.ndimage` for distributed arrays."""
+"""Filters of `scipy.ndimage` for distributed arrays, with SciPy's names and arguments."""
 
 from __future__ import annotations
 
@@ -33,30 +33,40 @@ def correlate(
     Parameters
     ----------
     input : DistArray
-        1 to 4 axes.
+        1 to 4 axes. Not changed.
     weights : array_like
         As many axes as `input` (or as `axes` has entries). Complex weights are conjugated, as in SciPy.
     output : DistArray or dtype, optional
         Where to put the result (same shape and decomposition as `input`, not `input` itself), or its dtype. Default:
-        the dtype computed in, which is that of `input` with integers promoted to float64 (SciPy: integers stay).
+        the dtype of the computation, which is that of `input` with integers promoted to float64 (SciPy keeps integers).
     mode : str or sequence of str
-        What lies beyond the array; also one per axis. See `mpihpc.stencil.evolve`.
+        How the array continues beyond its edges, for all axes or one per axis. See `mpihpc.stencil.evolve`.
     cval : scalar
         The value beyond ``constant`` axes.
     origin : int or sequence of int
         Shifts the kernel; positive values to lower indices, as in SciPy.
     axes : int or sequence of int, optional
-        The axes the weights work along. Default: all.
+        The axes along which the filter is applied. Default: all.
 
     Returns
     -------
     DistArray
-        Shape and decomposition of `input`, on its device, no halo.
+        Shape, decomposition and device of `input`; no halo.
 
     Raises
     ------
-    ValueError, TypeError
-        On all ranks, with the same text.
+    ValueError
+        Weights, modes, origins or axes that do not fit `input`, or an `output` that is distributed otherwise. On all
+        ranks, with the same text.
+    TypeError
+        Dtypes that cannot be computed in, or converted. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([0.0, 0, 1, 0, 0])
+    >>> mpihpc.ndimage.correlate(u, [1, 2, 4]).gather(root=None)
+    array([0., 4., 2., 1., 0.])
     """
     return _filter(input, weights, output, mode, cval, origin, axes, convolution=False)
 
@@ -73,7 +83,14 @@ def convolve(
 ) -> DistArray:
     """Multidimensional convolution, as `scipy.ndimage.convolve`. Collective.
 
-    The weights are mirrored, and not conjugated. Parameters, result and errors: see `correlate`.
+    The weights are mirrored, and not conjugated. Parameters, result and errors are those of `correlate`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([0.0, 0, 1, 0, 0])
+    >>> mpihpc.ndimage.convolve(u, [1, 2, 4]).gather(root=None)
+    array([0., 1., 2., 4., 0.])
     """
     return _filter(input, weights, output, mode, cval, origin, axes, convolution=True)
 
@@ -127,7 +144,7 @@ def _expand(
     axes: int | Sequence[int] | None,
     ndim: int,
 ) -> tuple[np.ndarray, list[int], str | Sequence[str]]:
-    """Weights, origins and modes for all axes, from those for some."""
+    """Weights, origins and modes for all axes, from those for the filtered ones."""
     chosen = list(range(ndim)) if axes is None else [axes] if isinstance(axes, int | np.integer) else list(axes)
     if any(not -ndim <= a < ndim for a in chosen) or len({a % ndim for a in chosen}) < len(chosen):
         raise ValueError(f"axes {axes} are not distinct axes of an input with {axes_text(ndim)}")

@@ -1,4 +1,4 @@
-"""The kernel in plain NumPy slices: slow, short, and the oracle of the fast ones."""
+"""The kernels in plain NumPy slices: slow, short, and the oracle for the fast ones."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def correlate(
     Parameters
     ----------
     src, dst, offsets, weights
-        As the contract in `mpihpc.kernels` says.
+        See the contract in `mpihpc.kernels`.
     threads, strict
         Ignored: the same signature as the other kernels.
 
@@ -78,7 +78,7 @@ def advance(
     taps = np.asarray(offsets, dtype=np.int64).reshape(-1, dst.ndim)
     low, high = taps.min(axis=0, initial=0), taps.max(axis=0, initial=0)
     for d, mode in enumerate(modes):
-        if mode in ("reflect", "mirror"):  # what is beyond one edge stands for what is as deep inside
+        if mode in ("reflect", "mirror"):  # cells beyond an edge mirror cells as deep inside
             low[d], high[d] = -max(-low[d], high[d]), max(-low[d], high[d])
     start, level = np.zeros(dst.ndim, np.int64), src  # `level` holds the cells from `start` on
     earlier, earlier_start = previous, start
@@ -127,5 +127,5 @@ def advance(
 
 
 def _part(start: NDArray[np.int64], shape: Sequence[int]) -> tuple[slice, ...]:
-    """So many cells from `start` on."""
+    """The index of `shape` cells from `start` on."""
     return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))

@@ -1,7 +1,7 @@
-"""Sums without rounding on a GPU: `mpihpc.array.exact_sums` calls these as it calls those of `mpihpc.kernels.cpu`.
+"""Exact sums on a GPU: `mpihpc.array.exact_sums` calls these as it calls those of `mpihpc.kernels.cpu`.
 
-Numbers stay on the GPU: some of each column come to the host, and a few words for each where that is not enough.
-`sums.cuh` explains the method. Like `plan`, all but `_Cupy` runs on any `Machine`.
+The data stay on the GPU: a few numbers per column are copied to the host, and a few words per column where those are
+not enough. `sums.cuh` explains the method. As in `plan`, everything but `_Cupy` runs on any `Machine`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ COLUMNS = np.dtype(
 """`Columns` of sums.cuh."""
 
 _THREADS = 1 << 17  # that keep a GPU busy
-_FEW_ROWS = 16  # of a thread at least, where several share a column: what they find must be fewer
-_MANY_ROWS = 1 << 20  # of a thread at most: so many numbers of 2**1000 do not overflow
-_SECTOR = 32  # bytes that memory hands over at once, if not more
-_RANGE = 1 << 16  # columns that get words at a time
-_PIECE = 1 << 20  # columns that are summed at a time: a thread each, and three numbers that come to the host
+_FEW_ROWS = 16  # the fewest rows of a thread, if several share a column: their results must be fewer than the rows
+_MANY_ROWS = 1 << 20  # the most rows of a thread: this many numbers of 2**1000 do not overflow
+_SECTOR = 32  # the fewest bytes of a memory transaction
+_RANGE = 1 << 16  # columns whose long integers exist at a time
+_PIECE = 1 << 20  # columns that are summed at a time: one thread each, and three numbers copied to the host
 
 
 class Machine(Protocol):
-    """What runs the kernel: a GPU through CuPy, or a program that stands in for one."""
+    """What runs the kernel: a GPU through CuPy, or an emulation of one."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """A new array."""
@@ -48,7 +48,7 @@ class Machine(Protocol):
         """The array in host memory."""
 
     def add_up(self, arrays: Sequence[Any], geometry: NDArray[Any], blocks: int) -> None:
-        """Start the kernel with x, y, parts, lost and words; None for one that is not there."""
+        """Launch the kernel with x, y, parts, lost and words; None for an array that is not used."""
 
 
 def sum_add(x: Any, state: NDArray[np.int64]) -> None:
@@ -115,7 +115,7 @@ class _Columns:
         self.count = math.prod(x.shape[lead:])
 
     def parts(self, first: int, count: int) -> tuple[NDArray[np.float64], list[int]]:
-        """Rows of numbers that add up to some columns, and where the ranges begin of which that is not so."""
+        """Rows of numbers that add up to some columns, and the first columns of ranges for which they do not."""
         machine = self._machine
         lost = machine.zeros((-(-count // _RANGE),), np.dtype(np.int32))
         x, y, lead, begin = self._x, self._y, self._lead, first

@@ -87,7 +87,7 @@ class Config:
         type=float,
         metavar="SECONDS",
     )
-    verify: bool = option(False, "compute it again with SciPy on rank 0; exit 1 on a difference")
+    verify: bool = option(False, "compute it again with NumPy on rank 0; exit 1 on a difference")
     json: bool = option(False, "one line of JSON at the end")
     quiet: bool = option(False, "errors only (and the JSON line)")
 
