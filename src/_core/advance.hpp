@@ -32,7 +32,8 @@ struct Problem {
     std::int64_t before[MAX_AXES], after[MAX_AXES];  // how far taps reach; alike on mirrored axes
     int steps;
     // What becomes of the sum of the taps. Without field and previous it is the new value; with a field, which has one
-    // scalar a value, field times the sum is added to the old one; with previous, to 2 old - previous. Both have the memory order of src.
+    // scalar a value, field times the sum is added to the old one; with previous, to 2 old - previous. Both have the
+    // memory order of src.
     const T *field, *previous;
     std::int64_t field_stride[MAX_AXES], previous_stride[MAX_AXES];
     T *kept;  // gets the values one step before the last, where steps > 1 and previous is given; memory order of dst
