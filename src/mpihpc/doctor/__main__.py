@@ -1,4 +1,4 @@
-"""The program: ``mpirun -n 8 python -m mpihpc.doctor``."""
+"""The program: ``mpirun -n 8 mpihpc doctor``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-import mpihpc
 from mpihpc import io
+from mpihpc._version import __version__
 from mpihpc.array.creation import fromfunction
 from mpihpc.core.decomposition import ranks_text
 from mpihpc.core.device import thread_count
-from mpihpc.core.failure import VerificationError, agree, agreed, check_launch, launched_first
+from mpihpc.core.failure import VerificationError, agree, agreed
+from mpihpc.core.launch import LaunchError, check_launch, is_first, mpi_active
 from mpihpc.core.topology import Topology
 from mpihpc.doctor.checks import judge, launcher, look, memory_available
 from mpihpc.doctor.findings import LEVELS, Facts, Finding, grouped, ranges, ranks_word
@@ -50,7 +51,7 @@ class Config:
     threads: int | None = option(
         None, "per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
     )
-    large: bool = option(False, "also send more than 2 GiB from the first rank to the last; takes 5 GB of memory")
+    large: bool = option(False, "also send more than 2 GiB from the first rank to the last; needs 5 GB of memory")
     json: bool = option(False, "one line of JSON instead of the report")
 
 
@@ -73,21 +74,23 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         Config,
         argv,
         prog="mpihpc.doctor",
-        description="Tell whether this environment is fit for mpihpc, and what to do where it is not.",
+        description="Check whether this environment suits mpihpc, and say what to change.",
         epilog=EXAMPLES,
-        version=f"mpihpc {mpihpc.__version__}",
+        version=f"mpihpc {__version__}",
     )
 
 
-def run(comm: MPI.Intracomm, config: Config) -> Result:
-    """Look, try, and tell. Collective; the result is the same on all ranks.
+def run(comm: MPI.Intracomm, config: Config, *, alone: bool = False) -> Result:
+    """Look, try, and report. Collective; the result is the same on all ranks.
+
+    `alone`: the launcher started other processes of which MPI does not know. There is nothing to try then.
 
     Raises
     ------
     ValueError, MemoryError
         Bad arguments, on all ranks. Whatever else is wrong is a finding.
     """
-    topology = Topology.of(comm)
+    topology = Topology(comm) if alone else Topology.of(comm)
     with agree(topology.private):
         threads = thread_count(topology.cores, config.threads)
     ranks: list[Facts] = topology.private.allgather(look(threads))
@@ -104,6 +107,8 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         trials.pop()
     if any(facts["h5py"] is None for facts in ranks):
         trials.pop(1)  # that it is missing is a finding already
+    if alone:
+        trials.clear()
     for trial, fix in trials:
         name = trial.__name__[1:]
         try:
@@ -126,10 +131,11 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     try:
-        check_launch()
-    except OSError:  # every process is alone: the first one speaks
-        if launched_first():
-            run(MPI.COMM_SELF, parse_args(argv))
+        if mpi_active():
+            check_launch()
+    except LaunchError:  # every process is alone: the first one reports
+        if is_first():
+            run(MPI.COMM_SELF, parse_args(argv), alone=True)
         return 1
     return execute("mpihpc.doctor", parse_args, _verdict, argv)
 

@@ -22,9 +22,9 @@ import numpy as np
 from mpi4py import MPI
 from threadpoolctl import threadpool_info
 
-import mpihpc
+from mpihpc._version import __version__
 from mpihpc.core.decomposition import ranks_text
-from mpihpc.core.failure import check_launch
+from mpihpc.core.launch import LaunchError, check_launch
 from mpihpc.doctor.findings import Facts, Finding, each, ranges, ranks_word
 from mpihpc.doctor.gpu import check_gpus, look_gpu
 from mpihpc.kernels import cpu
@@ -137,7 +137,7 @@ INSTRUMENTS: dict[str, Callable[[], Any]] = {
     "mpi": _library,
     "libmpi": libmpi_files,
     "mpi4py": lambda: mpi4py.__version__,
-    "mpihpc": lambda: mpihpc.__version__,
+    "mpihpc": lambda: __version__,
     "python": platform.python_version,
     "numpy": lambda: np.__version__,
     "h5py": _h5py,
@@ -187,7 +187,7 @@ def check_mpi(ranks: Sequence[Facts]) -> Iterator[Finding]:
     own, found = launcher(), shutil.which("mpirun")
     try:
         check_launch()
-    except OSError as error:
+    except LaunchError as error:
         yield Finding("broken", str(error), f"start with {own or 'its own mpirun'}, or srun --mpi=pmix")
     for files, who in each(ranks, "libmpi"):
         if len(files) > 1:

@@ -254,7 +254,7 @@ class Writer:
 
 def versions() -> dict[str, str]:
     """Versions of what makes the numbers and the files."""
-    from mpihpc import __version__
+    from mpihpc._version import __version__
 
     return {
         "mpihpc": __version__,

@@ -7,7 +7,16 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc import _core
-from mpihpc._core import SUM_WORDS, copy, has_openmp, isa, sum_add_complex, sum_round, sum_states, tile_cost
+from mpihpc._core import (
+    SUM_WORDS,
+    copy,
+    has_openmp,
+    isa,
+    sum_add_complex,
+    sum_round,
+    sum_states,
+    tile_cost,
+)
 
 __all__ = [
     "SUM_WORDS",

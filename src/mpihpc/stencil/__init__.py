@@ -66,7 +66,9 @@ def evolve(
         Shifts the kernel, as in `scipy.ndimage.correlate`.
     dtype : dtype, optional
         float32, float64, complex64 or complex128, to compute in. Default: that of `u`, with integers promoted to
-        float64. float32 is summed in float32: the error per step is at most 1e-6 * sum|kernel| * max|u|.
+        float64. float32 is summed in float32: with T weights that are not zero, the error per step is at most
+        ``g * sum(abs(kernel)) * max(abs(u))`` with ``g = (T + 1) * u / (1 - (T + 1) * u)`` and ``u = 2**-24``, beside
+        what underflows: 6e-7 for 9 weights, 6e-4 for 10,000.
     threads : int, optional
         Threads of this rank. Default: OMP_NUM_THREADS, else the number of cores that this rank has to itself.
     fuse : int, optional
