@@ -161,7 +161,7 @@ def map_reduce(
                 tick()
 
     if not is_distributed(source):
-        file, dataset = split_name(os.fspath(source))  # type: ignore[arg-type]
+        file, dataset = topology.private.bcast(split_name(os.fspath(source)))  # type: ignore[arg-type]
         with Reader(file, dataset, comm=topology.comm) as reader:
             entry = reader.entry(dataset)
             with agree(topology.private):
