@@ -143,8 +143,8 @@ class Reader:
             part = None if slices is None else parse_slices(slices)
             if entry.series and 0 in Selection.of(entry.shape, part).kept:
                 raise ValueError(
-                    f"{self.file}: dataset {entry.name!r} holds {entry.shape[0]} snapshots along t, which are no axis of "
-                    "the array: choose one, the last with --slice=-1,..."
+                    f"{self.file}: dataset {entry.name!r} holds {entry.shape[0]} snapshots along t, not one array: "
+                    "choose one, such as the last: --slice=-1"
                 )
             return replace(entry, shape=Selection.of(entry.shape, part).shape), part
 
@@ -261,7 +261,7 @@ class Reader:
                             row = np.frombuffer(stream.read(slab.size * dtype.itemsize), dtype)
                             raw = row.reshape(slab.shape, order="F" if entry.fortran else "C")[where]
                         cells = np.empty(box.shape, new.dtype)
-                        self._store(entry, raw, cells)
+                        self._store(entry, raw.reshape(box.shape), cells)
                 delivery = Transfer(_OnRank0(box), new.decomposition).deliver(self.topology, cells, box.start)
                 for piece, values in delivery:
                     room = upload.room(piece.shape, new.dtype)

@@ -233,7 +233,7 @@ def _describe(name: str, item: Any, file: str) -> Entry:
     return Entry(
         name,
         shape or (),
-        dtype,
+        dtype if dtype.kind in "biufc" else np.dtype("V1"),  # others may not travel to other ranks
         Metadata(named, attributes(dataset)),
         step=chunks if whole else None,
         scale=bool(h5py.h5ds.is_scale(item)),
@@ -323,12 +323,16 @@ def attributes(dataset: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Text as str, whatever its encoding."""
+    """Numbers, and text as str, whatever its encoding; None for anything else."""
     if isinstance(value, bytes | str):
         return _text(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "SO":
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind in "SO"
+        and all(isinstance(v, bytes | str) for v in value.flat)
+    ):
         return np.array([_text(item) for item in value.ravel()]).reshape(value.shape)
-    return None if isinstance(value, h5py.Empty) else value
+    return value if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc" else None
 
 
 def _text(raw: bytes | str) -> str:

@@ -100,8 +100,9 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         for (reader, dataset, part), decomposition in zip(problem.readers, cut, strict=False):
             with reader:
                 wanted = None if reader.streamed else decomposition  # rank 0 reads those, and deals them out
-                options = {"decomposition": wanted, "device": problem.device}
-                operands.append(reader.read(dataset, dtype=dtype, slices=part, **options))
+                operands.append(
+                    reader.read(dataset, dtype=dtype, slices=part, decomposition=wanted, device=problem.device)
+                )
         a, b = operands
     else:
         a, b = (_integers(decomposition, dtype, comm).to_device(problem.device) for decomposition in cut[:2])
@@ -202,10 +203,12 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
     device = topology.device(config.device)
     threads = topology.private.allreduce(own_threads, op=MPI.MAX)
     names = comm.bcast([io.split_name(file) for file in files])  # what rank 0 sees on its disk
-    opened = [(io.Reader(file, dataset, comm=comm, decode=not config.raw), dataset) for file, dataset in names]
-    arrays = [reader.array(*which, part) for (reader, *which), part in zip(opened, (config.slice_a, config.slice_b))]
-    entries = [entry for entry, _ in arrays]
-    readers = tuple((*both, part) for both, (_, part) in zip(opened, arrays, strict=True))
+    readers, entries = [], []
+    for (file, dataset), text in zip(names, (config.slice_a, config.slice_b), strict=False):
+        reader = io.Reader(file, dataset, comm=comm, decode=not config.raw)
+        entry, part = reader.array(dataset, text)
+        readers.append((reader, dataset, part))
+        entries.append(entry)
     with agree(comm):
         m, k, n = config.shape or (1024, 1024, 1024)
         dtype = number_dtype(config.dtype or float)
@@ -224,7 +227,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         options: dict[str, Any] = {"grid": config.grid, "memory": config.memory, "reproducible": config.reproducible}
         plan = plan_product(m, n, k, dtype, comm.size, blocks=config.blocks, **options)
     cut = layouts(m, n, k, dtype=dtype, comm=comm, blocks=config.blocks, **options)
-    return Problem(readers, plan, cut, dtype, device, threads)
+    return Problem(tuple(readers), plan, cut, dtype, device, threads)
 
 
 def verify(a: NDArray[np.number], b: NDArray[np.number], c: NDArray[np.number]) -> float:

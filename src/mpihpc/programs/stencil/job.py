@@ -116,8 +116,14 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         print(_header(config, problem, plan), flush=True)
     if problem.reader is not None:
         with problem.reader as reader:
-            options = {"halo": width, "decomposition": cut, "device": problem.device}
-            u = reader.read(problem.dataset, dtype=dtype, slices=problem.part, **options)
+            u = reader.read(
+                problem.dataset,
+                dtype=dtype,
+                slices=problem.part,
+                halo=width,
+                decomposition=cut,
+                device=problem.device,
+            )
     else:
         u = _hot_block(cut, dtype, comm, width, problem.device)
     first = u.gather() if config.verify else None
