@@ -493,6 +493,8 @@ def test_other_files_are_named(comm, shared_tmp_path):
         (shared_tmp_path / "old.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
         with h5py.File(shared_tmp_path / "new.mat", "w", userblock_size=512) as f:
             f["v"] = np.arange(3.0)
+            f["word"], f["none"] = np.array([[72, 105]], "u2"), np.array([0, 3], "u8")
+            f["word"].attrs["MATLAB_class"], f["none"].attrs["MATLAB_empty"] = np.bytes_("char"), np.uint8(1)
         (shared_tmp_path / "liar.npy").write_bytes((shared_tmp_path / "new.mat").read_bytes())
         with open(shared_tmp_path / "new.mat", "r+b") as f:
             f.write(b"MATLAB 7.3 MAT-file")
@@ -500,8 +502,10 @@ def test_other_files_are_named(comm, shared_tmp_path):
     on_root(comm, make)
     refused(comm, OSError, "netCDF 3: convert it with nccopy", shared_tmp_path / "classic.nc")
     refused(comm, OSError, "save it with -v7.3", shared_tmp_path / "old.mat")
-    assert read(comm, shared_tmp_path / "new.mat").tolist() == [0, 1, 2]
-    assert read(comm, shared_tmp_path / "liar.npy").tolist() == [0, 1, 2]
+    for name in ("new.mat", "liar.npy"):
+        assert read(comm, shared_tmp_path / name, "v").tolist() == [0, 1, 2]
+    refused(comm, ValueError, "char array of MATLAB", shared_tmp_path / "new.mat", "word")
+    refused(comm, ValueError, "empty array of MATLAB", shared_tmp_path / "new.mat", "none")
 
 
 def test_a_file_that_this_process_has_open(comm, shared_tmp_path):

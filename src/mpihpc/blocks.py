@@ -166,7 +166,9 @@ def map_reduce(
             entry = reader.entry(dataset)
             with agree(topology.private):
                 if reader.streamed:
-                    raise ValueError(f"{file} is compressed as a whole, which is not read in pieces: read() it")
+                    raise ValueError(
+                        f"{file} is compressed as a whole and cannot be read in pieces: read() it, or save a .npy"
+                    )
                 row_bytes = max(1, entry.dtype.itemsize * int(np.prod(entry.shape[1:])))
                 layout = _chunks(entry.shape, topology.size, rows or max(1, _CHUNK_BYTES // row_bytes))
                 dtype = number_dtype(entry.dtype)

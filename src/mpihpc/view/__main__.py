@@ -122,7 +122,7 @@ class Source:
 
     def title(self, k: int) -> str:
         """What a frame shows."""
-        words = [self.name if self.name else os.path.basename(self.file)]
+        words = [self.name or os.fsencode(os.path.basename(self.file)).decode(errors="replace")]
         if self.dtype.kind == "c":
             words[0] = f"|{words[0]}|"
         if self.steps is not None:

@@ -238,13 +238,15 @@ def _describe(name: str, item: Any, file: str) -> Entry:
         step=chunks if whole else None,
         scale=bool(h5py.h5ds.is_scale(item)),
         series=series,
-        refused="it is empty: it has a type, but no cells" if shape is None else _unreadable(item, dtype, layout, file),
+        refused="it is empty: it has a type, but no cells"
+        if shape is None
+        else _unreadable(dataset, dtype, layout, file),
     )
 
 
-def _unreadable(item: Any, dtype: np.dtype, layout: Any, file: str) -> str:
+def _unreadable(dataset: Any, dtype: np.dtype, layout: Any, file: str) -> str:
     """Why the cells of a dataset cannot be read, or would not be what they should; "" if all is well."""
-    kind = item.get_type().get_class()
+    kind = dataset.id.get_type().get_class()
     if kind == h5py.h5t.COMPOUND and dtype.names:
         fields = ", ".join(f"{name} ({dtype[name]})" for name in dtype.names)
         return f"a compound is not one of numbers; its fields are {fields}: write one of them as a dataset of its own"
@@ -258,6 +260,10 @@ def _unreadable(item: Any, dtype: np.dtype, layout: Any, file: str) -> str:
     }.get(kind)
     if other:
         return f"it holds {other} ({dtype}), which is not one of numbers: name another dataset"
+    if "MATLAB_empty" in dataset.attrs and dataset.attrs["MATLAB_empty"]:
+        return "it is an empty array of MATLAB: its cells are the shape"
+    if "MATLAB_class" in dataset.attrs and _plain(dataset.attrs["MATLAB_class"]) in ("char", "cell", "struct"):
+        return f"it is a {_plain(dataset.attrs['MATLAB_class'])} array of MATLAB, which is not one of numbers"
     for k in range(layout.get_nfilters()):
         code, _, _, label = layout.get_filter(k)
         if not h5py.h5z.filter_avail(code):
