@@ -260,7 +260,7 @@ def _unreadable(dataset: Any, dtype: np.dtype, layout: Any, file: str) -> str:
     }.get(kind)
     if other:
         return f"it holds {other} ({dtype}), which is not one of numbers: name another dataset"
-    if "MATLAB_empty" in dataset.attrs and dataset.attrs["MATLAB_empty"]:
+    if dataset.attrs.get("MATLAB_empty"):
         return "it is an empty array of MATLAB: its cells are the shape"
     if "MATLAB_class" in dataset.attrs and _plain(dataset.attrs["MATLAB_class"]) in ("char", "cell", "struct"):
         return f"it is a {_plain(dataset.attrs['MATLAB_class'])} array of MATLAB, which is not one of numbers"
