@@ -21,6 +21,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import require_beside, require_distributed
 from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree, agreed, end_job
 from mpihpc.core.topology import Topology
@@ -181,8 +182,8 @@ class Writer:
     def alone(self, dataset: str, array: DistArray) -> Iterator[bool]:
         """What rank 0 alone does to the file; yields whether this is it. Collective."""
         with agree(self.topology.private, root=0):
-            if array.topology is not self.topology:
-                raise ValueError("the array lies on another communicator than the file: open it with comm=array.comm")
+            require_distributed(array, "the array")
+            require_beside(array, "the array", self.topology, like="the file")
             if self.topology.rank == 0:
                 check_target(self.file, dataset)
                 self.attrs["decomposition"] = grid_text(array.decomposition.dims)
@@ -254,7 +255,7 @@ class Writer:
 
 def versions() -> dict[str, str]:
     """Versions of what makes the numbers and the files."""
-    from mpihpc import __version__
+    from mpihpc._version import __version__
 
     return {
         "mpihpc": __version__,
