@@ -6,6 +6,7 @@ under its name only when it is whole, and opens with plain ``h5py.File(name)[dat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -18,16 +19,31 @@ from mpihpc.array.operands import together
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.device import Device
 from mpihpc.io.datasets import gzip_level
+from mpihpc.io.formats import FORMATS
 from mpihpc.io.reading import Reader
+from mpihpc.io.selection import parse_slices
 from mpihpc.io.series import Series
 from mpihpc.io.writing import Writer, check_target
 
-__all__ = ["Reader", "Series", "Writer", "check_target", "gzip_level", "open", "read", "split_name", "write"]
+__all__ = [
+    "Reader",
+    "Series",
+    "Writer",
+    "check_target",
+    "gzip_level",
+    "open",
+    "parse_slices",
+    "read",
+    "split_name",
+    "write",
+]
 
-_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".npy", ".npz")
+_SUFFIXES = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".nc4", ".npy", ".npz", ".vtkhdf", ".zarr")  # of new files
 
 
-def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None) -> Reader | Writer:
+def open(
+    file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None, decode: bool = True
+) -> Reader | Writer:
     """Open a file on all ranks. Collective. Use it in a ``with`` statement.
 
     Parameters
@@ -38,6 +54,8 @@ def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | No
         "r": a `Reader`. "w": a `Writer`; the file appears under its name, whole, when it is closed without an error.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
+    decode : bool
+        For reading, see `read`.
 
     Raises
     ------
@@ -46,7 +64,7 @@ def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | No
     """
     if mode not in ("r", "w"):
         raise ValueError(f"mode {mode!r} is not 'r' or 'w'")
-    return Reader(file, comm=comm) if mode == "r" else Writer(file, comm=comm)
+    return Reader(file, comm=comm, decode=decode) if mode == "r" else Writer(file, comm=comm)
 
 
 def read(
@@ -54,6 +72,8 @@ def read(
     dataset: str | None = None,
     *,
     dtype: DTypeLike | None = None,
+    slices: Any = None,
+    decode: bool = True,
     comm: MPI.Intracomm | None = None,
     dims: Sequence[int] | None = None,
     halo: int | Sequence[int] | Width = 0,
@@ -68,11 +88,21 @@ def read(
     Parameters
     ----------
     file : path
-        HDF5, ``.npy`` (memory-mapped) or ``.npz`` (read by rank 0, and dealt slab by slab).
+        HDF5 (netCDF 4 and MATLAB 7.3 included), ``.npy`` (memory-mapped) or ``.npz`` (read by rank 0, and dealt slab
+        by slab). What is in the file decides, not its name.
     dataset : str, optional
         The dataset of an HDF5 file, the key of an ``.npz`` file. Default: the only one.
     dtype : dtype, optional
-        Of the array. Default: that of the file, in native byte order.
+        Of the array. Default: that of the values in the file, in native byte order. Numbers may be rounded; those that
+        do not fit are refused.
+    slices : optional
+        The part to read, as ``np.s_[-1, :, ::2]``: an integer drops its axis; steps are 1 or more. Each rank reads its
+        own cells of it only. Default: all.
+    decode : bool
+        Packed numbers (the attributes ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``,
+        ``valid_range``, ``valid_min``, ``valid_max`` and ``_Unsigned`` of the CF conventions) become the values that
+        they stand for, NaN where there is none: float32 where that holds them exactly, else float64, integers with a
+        fill value too. False: the numbers as they are stored.
     comm, dims, halo, device
         See `mpihpc.empty`.
     decomposition : Decomposition, optional
@@ -81,10 +111,16 @@ def read(
     Raises
     ------
     ValueError, TypeError, OSError
-        No such file or dataset, another format, truncated, or not numbers. On all ranks, with the same text.
+        No such file or dataset, another format, truncated, or not numbers; a part that is not there, or values that
+        do not fit `dtype`. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> u = mpihpc.io.read("run.h5", "data", slices=np.s_[-1])  # doctest: +SKIP
     """
-    with Reader(file, comm=comm) as reader:
-        return reader.read(dataset, dtype=dtype, dims=dims, halo=halo, decomposition=decomposition, device=device)
+    with Reader(file, dataset, comm=comm, decode=decode) as reader:
+        options: dict[str, Any] = {"dims": dims, "halo": halo, "decomposition": decomposition, "device": device}
+        return reader.read(dataset, dtype=dtype, slices=slices, **options)
 
 
 def write(
@@ -131,12 +167,23 @@ def write(
 
 
 def split_name(text: str) -> tuple[str, str | None]:
-    """``FILE[:DATASET]`` in two.
+    """``FILE[:DATASET]`` in two; both may have colons.
 
+    What exists on the disk decides: the longest text before a colon, or before the end, that names a file or a Zarr
+    store. If nothing exists, as for a new output, it is the longest text before a colon that ends as a file of a known
+    format does. Else the whole text is the file.
+
+    Examples
+    --------
     >>> split_name("run:1/dem.npz:elevation"), split_name("out.h5")
     (('run:1/dem.npz', 'elevation'), ('out.h5', None))
     """
-    file, colon, dataset = text.rpartition(":")
-    if colon and file.lower().endswith(_SUFFIXES):
-        return file, dataset
+    ends = [len(text), *(k for k in range(len(text) - 1, 0, -1) if text[k] == ":")]
+    for end in ends:
+        file = text[:end]
+        if os.path.exists(file) and (not os.path.isdir(file) or any(f.recognises(file, b"") for f in FORMATS)):
+            return file, text[end + 1 :] if end < len(text) else None
+    for end in ends[1:]:
+        if text[:end].lower().endswith(_SUFFIXES):
+            return text[:end], text[end + 1 :]
     return text, None

@@ -83,7 +83,8 @@ class Writer:
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
-        self.attrs: dict[str, Any] = {"command": shlex.join(sys.orig_argv), "ranks": self.topology.size}
+        command = shlex.join(sys.orig_argv).encode(errors="backslashreplace").decode()  # names need not be UTF-8
+        self.attrs: dict[str, Any] = {"command": command, "ranks": self.topology.size}
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
         self.keep = False  # what is whole under the temporary name is worth keeping

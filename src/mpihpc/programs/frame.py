@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 import warnings
@@ -47,6 +48,8 @@ def execute(
         The exit code, on all ranks: 0, 2 for bad input, 1 for a failure. Anything unexpected ends the job with 1 and a
         traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         if not MPI.Is_initialized():
             config, code = _parsed(parse, argv)
