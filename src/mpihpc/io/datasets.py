@@ -31,14 +31,14 @@ def gzip_level(compress: str | None) -> int | None:
     return int(level or 4)
 
 
-def chunk_grid(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """Chunks of at most 1 MiB, nearly cubes, that depend on nothing but the shape and the size of a cell.
+def chunk_grid(shape: Sequence[int], itemsize: int, most: int | None = None) -> tuple[int, ...]:
+    """Chunks of at most 1 MiB, or `most` bytes, nearly cubes, that depend on nothing but the shape and the size of a cell.
 
     >>> chunk_grid((4096, 4096), 8), chunk_grid((100, 7), 8)
     ((256, 512), (100, 7))
     """
     chunk = list(shape)
-    while math.prod(chunk) * itemsize > _CHUNK_BYTES:
+    while math.prod(chunk) * itemsize > (most or _CHUNK_BYTES):
         longest = chunk.index(max(chunk))
         chunk[longest] = -(-chunk[longest] // 2)
     return tuple(chunk)

@@ -1,0 +1,186 @@
+"""What a Zarr v3 store is on the disk: folders with JSON, and a file per chunk.
+
+Written by the specification (https://zarr-specs.readthedocs.io, v3 core) rather than through zarr-python, which may
+put the time of day into chunks packed by gzip, and does not wait until they are on the disk. Nothing here depends on
+the number of ranks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from mpihpc.core.decomposition import Box
+from mpihpc.core.watchdog import tick
+from mpihpc.io.datasets import sync
+from mpihpc.io.filling import Block, sheets
+
+NODE = "zarr.json"
+_MARKERS = (NODE, ".zgroup", ".zarray")
+
+
+def is_node(folder: str) -> bool:
+    """Whether a folder is an array or a group of a Zarr store, v2 or v3."""
+    return any(os.path.isfile(os.path.join(folder, marker)) for marker in _MARKERS)
+
+
+def is_array(folder: str) -> bool:
+    """Whether a folder is an array of a Zarr store. One that cannot be read is taken for one: its reader says why."""
+    try:
+        return not is_node(folder) or read_node(folder)["node_type"] != "group"
+    except FileNotFoundError:
+        return os.path.isfile(os.path.join(folder, ".zarray"))
+    except (ValueError, LookupError, TypeError):
+        return True
+
+
+def walk(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """The nodes at and below a folder, by name: their paths in it, groups before what they hold.
+
+    What is no node may have nodes below it; an array has none. Links are followed, but not in circles.
+    """
+    here, real = os.path.join(folder, path), os.path.realpath(os.path.join(folder, path))
+    if is_node(here):
+        yield path
+        if is_array(here):
+            return
+    if real not in above:
+        for name in sorted(entry.name for entry in os.scandir(here) if entry.is_dir()):
+            yield from walk(folder, f"{path}/{name}".lstrip("/"), (*above, real))
+
+
+def read_node(folder: str) -> dict[str, Any]:
+    """The ``zarr.json`` of a node."""
+    with open(os.path.join(folder, NODE), "rb") as file:
+        return json.load(file)
+
+
+def write_node(folder: str, node: Mapping[str, Any]) -> None:
+    """Write a node's ``zarr.json`` to the disk; an old one is replaced by the whole new one."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, NODE)
+    with open(f"{path}.partial", "w", encoding="utf-8") as file:
+        json.dump(node, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.partial", path)
+
+
+def array_node(
+    shape: Sequence[int],
+    dtype: np.dtype,
+    chunk: Sequence[int],
+    level: int | None,
+    names: Sequence[str],
+    attrs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The ``zarr.json`` of an array.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of the array.
+    chunk : sequence of int
+        Shape of a chunk; each is a file.
+    level : int, optional
+        Of gzip. Default: not compressed.
+    names : sequence of str
+        Of the axes.
+    attrs : mapping
+        Attributes, as JSON has them.
+    """
+    zero = np.zeros((), dtype).item()
+    codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if level is not None:
+        codecs.append({"name": "gzip", "configuration": {"level": level}})
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": [zero.real, zero.imag] if dtype.kind == "c" else zero,
+        "codecs": codecs,
+        "attributes": dict(attrs),
+        "dimension_names": list(names),
+    }
+
+
+def write_chunks(folder: str, chunk: tuple[int, ...], level: int | None, block: Block) -> None:
+    """Write a rank's whole chunks to the disk, each to a file that no other rank writes."""
+    low, high = (tuple(-(-a // c) for a, c in zip(end, chunk, strict=True)) for end in block.box)
+    places = list(product(*map(range, low, high))) if block.box.size else []
+    corners = [tuple(i * c for i, c in zip(place, chunk, strict=True)) for place in places]
+    boxes = [Box(at, tuple(a + c for a, c in zip(at, chunk, strict=True))) & block.box for at in corners]
+    for place, sheet in zip(places, sheets(block, boxes), strict=True):
+        cells = np.ascontiguousarray(sheet.cells, sheet.cells.dtype.newbyteorder("<"))
+        if cells.shape != chunk:  # at the end of an axis: a file holds a whole chunk all the same
+            part, cells = cells, np.zeros(chunk, cells.dtype)
+            cells[tuple(map(slice, part.shape))] = part
+        data: Any = cells.reshape(-1).view(np.uint8).data
+        path = "/".join((folder, "c", *map(str, place)))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data if level is None else gzip.compress(data, level, mtime=0))
+            file.flush()
+            os.fsync(file.fileno())
+        tick()
+
+
+def group_node(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``zarr.json`` of a group, before `consolidate`."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs), "consolidated_metadata": _below({})}
+
+
+def consolidate(folder: str) -> None:
+    """Tell a group of what is below it, if it is one that says so: xarray warns of groups that do not."""
+    group = read_node(folder)
+    if group.get("consolidated_metadata"):
+        below = {path: read_node(os.path.join(folder, path)) for path in walk(folder) if path}
+        for node in below.values():
+            if node["node_type"] == "group":
+                node["consolidated_metadata"] = _below({})
+        write_node(folder, group | {"consolidated_metadata": _below(below)})
+
+
+def _below(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": "inline", "must_understand": False, "metadata": nodes}
+
+
+def sync_folders(root: str) -> None:
+    """Wait until a folder and all folders below it are on the disk. Files are, when they have been written."""
+    for folder, *_ in os.walk(root):
+        sync(folder)
+
+
+def exchange(new: str, old: str) -> None:
+    """Give a folder the name of another, and the other way around.
+
+    At once where the system can. Else there is a moment without an `old`, which stays what it was after a failure.
+    """
+    if _exchanged(new, old):
+        return
+    aside = f"{new}.old"
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+    except OSError:
+        os.rename(aside, old)
+        raise
+    os.rename(aside, new)
+
+
+def _exchanged(new: str, old: str) -> bool:
+    """Linux has a call for it, and not all file systems know it."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(new), here, os.fsencode(old), swap) == 0
