@@ -17,16 +17,18 @@ from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.device import Device
 from mpihpc.io.datasets import gzip_level
+from mpihpc.io.outputs import check_target, find_writer
 from mpihpc.io.reading import Reader
 from mpihpc.io.series import Series
-from mpihpc.io.writing import Writer, check_target
+from mpihpc.io.writing import Writer
+from mpihpc.io.zarr_writing import ZarrWriter
 
-__all__ = ["Reader", "Series", "Writer", "check_target", "gzip_level", "open", "read", "split_name", "write"]
+__all__ = ["Reader", "Series", "Writer", "ZarrWriter", "check_target", "gzip_level", "open", "read", "split_name", "write"]
 
 _SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".npy", ".npz")
 
 
-def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None) -> Reader | Writer:
+def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None) -> Reader | Writer | ZarrWriter:
     """Open a file on all ranks. Collective. Use it in a ``with`` statement.
 
     Parameters
@@ -45,7 +47,7 @@ def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | No
     """
     if mode not in ("r", "w"):
         raise ValueError(f"mode {mode!r} is not 'r' or 'w'")
-    return Reader(file, comm=comm) if mode == "r" else Writer(file, comm=comm)
+    return Reader(file, comm=comm) if mode == "r" else find_writer(file)(file, comm=comm)
 
 
 def read(
@@ -123,7 +125,7 @@ def write(
     ValueError, OSError
         No such folder, no permission, no room. On all ranks, with the same text.
     """
-    with Writer(file, comm=array.comm) as writer:
+    with find_writer(file)(file, comm=array.comm) as writer:
         writer.write(dataset, array, attrs=attrs, compress=compress, chunks=chunks)
 
 

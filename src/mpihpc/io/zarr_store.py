@@ -7,11 +7,9 @@ the number of ranks.
 
 from __future__ import annotations
 
-import ctypes
 import gzip
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -20,7 +18,6 @@ import numpy as np
 
 from mpihpc.core.decomposition import Box
 from mpihpc.core.watchdog import tick
-from mpihpc.io.datasets import sync
 from mpihpc.io.filling import Block, sheets
 
 NODE = "zarr.json"
@@ -33,12 +30,12 @@ def is_node(folder: str) -> bool:
 
 
 def is_array(folder: str) -> bool:
-    """Whether a folder is an array of a Zarr store. One that cannot be read is taken for one: its reader says why."""
+    """Whether a node is an array. One that cannot be read is taken for one: who opens it hears why."""
     try:
-        return not is_node(folder) or read_node(folder)["node_type"] != "group"
-    except FileNotFoundError:
+        return bool(read_node(folder)["node_type"] != "group")
+    except FileNotFoundError:  # v2
         return os.path.isfile(os.path.join(folder, ".zarray"))
-    except (ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return True
 
 
@@ -52,9 +49,15 @@ def walk(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Iterator[s
         yield path
         if is_array(here):
             return
-    if real not in above:
-        for name in sorted(entry.name for entry in os.scandir(here) if entry.is_dir()):
-            yield from walk(folder, f"{path}/{name}".lstrip("/"), (*above, real))
+    if real in above:
+        return
+    try:
+        names = sorted(entry.name for entry in os.scandir(here) if entry.is_dir())
+    except PermissionError:  # it may be one
+        names = []
+        yield path
+    for name in names:
+        yield from walk(folder, f"{path}/{name}".lstrip("/"), (*above, real))
 
 
 def read_node(folder: str) -> dict[str, Any]:
@@ -154,33 +157,3 @@ def consolidate(folder: str) -> None:
 
 def _below(nodes: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": "inline", "must_understand": False, "metadata": nodes}
-
-
-def sync_folders(root: str) -> None:
-    """Wait until a folder and all folders below it are on the disk. Files are, when they have been written."""
-    for folder, *_ in os.walk(root):
-        sync(folder)
-
-
-def exchange(new: str, old: str) -> None:
-    """Give a folder the name of another, and the other way around.
-
-    At once where the system can. Else there is a moment without an `old`, which stays what it was after a failure.
-    """
-    if _exchanged(new, old):
-        return
-    aside = f"{new}.old"
-    os.rename(old, aside)
-    try:
-        os.rename(new, old)
-    except OSError:
-        os.rename(aside, old)
-        raise
-    os.rename(aside, new)
-
-
-def _exchanged(new: str, old: str) -> bool:
-    """Linux has a call for it, and not all file systems know it."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(new), here, os.fsencode(old), swap) == 0

@@ -1,72 +1,240 @@
 """Writing Zarr: a folder that is whole or not there, and the same for any number of ranks.
 
-Rank 0 makes the folders under a temporary name beside the target. Chunks depend on the shape alone; each rank writes
+Rank 0 makes the folders, under a temporary name beside the target. Chunks depend on the shape alone. Each rank writes
 whole ones, after one `Transfer`, so no two ranks write to one file. At the end rank 0 gives the folder its name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
+from mpihpc.core.decomposition import Box
+from mpihpc.core.device import CPU
+from mpihpc.core.dtypes import is_bfloat16
 from mpihpc.core.failure import agree
 from mpihpc.core.staging import SLAB_BYTES
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
-from mpihpc.io.datasets import chunk_grid, gzip_level
-from mpihpc.io.filling import whole_chunks
 from mpihpc.io import zarr_store
+from mpihpc.io.datasets import chunk_grid, gzip_level, sync
+from mpihpc.io.filling import Block, whole_chunks
+from mpihpc.io.metadata import Axis, Metadata
+from mpihpc.io.zarr_install import install, sync_folders
+
+_AXES = ("w", "z", "y", "x")
+
+
+def check_target(file: str | os.PathLike[str], dataset: str = "data") -> None:
+    """Refuse a result that cannot be written, before anything is computed. For one rank, inside `agree`.
+
+    Raises
+    ------
+    ValueError
+        Not the name of an array, or the store is one of Zarr v2.
+    OSError
+        The folder does not exist or is not writable, or the name is taken by what is no Zarr store.
+    """
+    name, target = os.fspath(file), os.path.realpath(file)
+    folder = os.path.dirname(target)
+    parts = dataset.strip("/").split("/")
+    if not all(part.strip(".") and not part.startswith("__") for part in parts):
+        raise ValueError(f"{dataset!r} is no name for an array in {name}: use NAME or GROUP/NAME")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{name} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name} cannot be written: no permission to write to folder {folder}")
+    if not os.path.lexists(target):
+        return
+    if not os.path.isdir(target):
+        raise NotADirectoryError(f"{name} cannot be written: it is a file, and a Zarr store is a folder")
+    if not os.access(target, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name} cannot be replaced: it is read-only")
+    if not os.listdir(target):
+        return
+    if not zarr_store.is_node(target):
+        raise FileExistsError(f"{name} cannot be replaced: it is a folder that is no Zarr store")
+    if not os.path.exists(os.path.join(target, zarr_store.NODE)):
+        raise FileExistsError(f"{name} cannot be added to: it is Zarr v2, and v3 is written: choose another name")
+    for depth in range(len(parts)):
+        above = os.path.join(target, *parts[:depth])
+        if os.path.exists(above) and zarr_store.is_node(above) and zarr_store.is_array(above):
+            inside = "/".join(parts[:depth])
+            raise FileExistsError(f"{name} cannot be added to: {inside or 'the store'} is an array there, not a group")
+    if os.path.isdir(os.path.join(target, *parts)) and not zarr_store.is_array(os.path.join(target, *parts)):
+        raise FileExistsError(f"{name} cannot be added to: {dataset!r} is a group there")
 
 
 class ZarrWriter:
+    """A new Zarr store, or arrays for one that is there; open on all ranks. Making it is collective.
+
+    Use it in a ``with`` statement. Everything is written under a temporary name in the same folder. Leaving the block
+    closes it: flushed to the disk and renamed. Leaving it by an error removes it; an old store then stays as it was.
+    Arrays of an old store that have other names stay.
+
+    Parameters
+    ----------
+    file : path
+        The folder of the store; the folder that it is in must exist. A symbolic link is followed.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks. Default: COMM_WORLD.
+
+    Attributes
+    ----------
+    attrs : dict
+        Attributes of the root group, on rank 0; add your own. Nothing that differs from run to run is among them:
+        stores of equal arrays are equal, byte by byte.
+    """
+
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
         self.attrs: dict[str, Any] = {}
+        self._arrays: list[str] = []  # on rank 0, in the order in which they take their places
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
         self.partial = f"{self._target}.{name}.partial"
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
-                zarr_store.write_node(self.partial, zarr_store.group_node({}))
+                check_target(self.file)
+                os.mkdir(self.partial)
 
-    def __enter__(self): return self
-    def __exit__(self, kind, *_):
+    def __enter__(self) -> ZarrWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None: self.close()
+            if kind is None:
+                self.close()
         finally:
             self.discard()
 
-    def write(self, dataset, array, *, attrs=None, compress=None, chunks=False):
-        made = None
-        with agree(self.topology.private, root=0):
+    def write(
+        self,
+        dataset: str,
+        array: DistArray,
+        *,
+        attrs: Mapping[str, Any] | None = None,
+        metadata: Metadata | None = None,
+        compress: str | None = None,
+        chunks: bool = False,
+    ) -> None:
+        """Add an array to the store; each rank writes whole chunks. Collective.
+
+        Parameters
+        ----------
+        dataset : str
+            Name of the array, ``group/name`` if wanted.
+        array : DistArray
+            On the ranks of the writer.
+        attrs : mapping, optional
+            Attributes of the array.
+        metadata : Metadata, optional
+            Its axes and more attributes. Coordinates become arrays beside it, as xarray has them.
+        compress : str, optional
+            "gzip" or "gzip:LEVEL", level 1 to 9.
+        chunks : bool
+            In chunks of about 1 MiB. Default: of at most 16 MiB. Each is a file, and depends on the shape alone.
+        """
+        private = self.topology.private
+        made: tuple[str, tuple[int, ...], int | None] | None = None
+        with agree(private, root=0):
+            if array.topology is not self.topology:
+                raise ValueError("the array lies on another communicator than the file: open it with comm=array.comm")
             if self.topology.rank == 0:
-                level = gzip_level(compress)
-                chunk = chunk_grid([max(1, n) for n in array.shape], array.dtype.itemsize, None if chunks else SLAB_BYTES)
-                node = zarr_store.array_node(array.shape, array.dtype, chunk, level, "wzyx"[-array.ndim:], attrs or {})
-                zarr_store.write_node(os.path.join(self.partial, dataset), node)
-                made = chunk, level
-        chunk, level = self.topology.private.bcast(made, root=0)
+                made = self._make(dataset.strip("/"), array, metadata or Metadata(), attrs or {}, compress, chunks)
+        folder, chunk, level = private.bcast(made, root=0)
         phase(f"write {self.file}")
         with array.device.lane(urgent=True):
             block = whole_chunks(array, chunk)
-            with agree(self.topology.private):
-                zarr_store.write_chunks(os.path.join(self.partial, dataset), chunk, level, block)
+            with agree(private):
+                zarr_store.write_chunks(folder, chunk, level, block)
 
-    def close(self):
+    def close(self) -> None:
+        """Flush to the disk, and give the store its name. Collective."""
+        phase(f"flush {self.file}")
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
-                zarr_store.consolidate(self.partial)
-                zarr_store.sync_folders(self.partial)
-                os.rename(self.partial, self._target)
+                zarr_store.write_node(self.partial, zarr_store.group_node(self.attrs))
+                groups = [path for path in zarr_store.walk(self.partial) if path not in self._arrays]
+                for path in groups:
+                    zarr_store.consolidate(os.path.join(self.partial, path))
+                sync_folders(self.partial)
+                install(self.partial, self._target, self._arrays)
+                with contextlib.suppress(OSError):  # not all file systems can, and the store is there
+                    sync(os.path.dirname(self._target))
 
-    def discard(self):
-        if self.topology.rank == 0: shutil.rmtree(self.partial, ignore_errors=True)
+    def discard(self) -> None:
+        """Remove what has no name, or an old store that has none any more."""
+        if self.topology.rank == 0:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _make(
+        self,
+        dataset: str,
+        array: DistArray,
+        metadata: Metadata,
+        attrs: Mapping[str, Any],
+        compress: str | None,
+        chunks: bool,
+    ) -> tuple[str, tuple[int, ...], int | None]:
+        """Make the folder of an array, and the arrays of its coordinates. For rank 0."""
+        check_target(self.file, dataset)
+        if is_bfloat16(array.dtype):
+            raise TypeError("Zarr has no type for bfloat16: write u.astype('float32'), which holds the same numbers")
+        level = gzip_level(compress)
+        self._reserve(array.nbytes)
+        group = dataset.rpartition("/")[0]
+        names = [axis.name for axis in metadata.axes] or list(_AXES[-array.ndim :])
+        for axis in metadata.axes:
+            if axis.values is not None:
+                self._write_coordinates(f"{group}/{axis.name}".lstrip("/"), axis)
+        chunk = chunk_grid([max(1, n) for n in array.shape], array.dtype.itemsize, None if chunks else SLAB_BYTES)
+        node = zarr_store.array_node(array.shape, array.dtype, chunk, level, names, {**metadata.attrs, **attrs})
+        return self._add(dataset, node), chunk, level
+
+    def _add(self, name: str, node: Mapping[str, Any]) -> str:
+        """Make the folder of an array. For rank 0."""
+        taken = next((known for known in self._arrays if f"{known}/".startswith(f"{name}/") or f"{name}/".startswith(f"{known}/")), None)
+        if taken is not None:
+            raise ValueError(f"{self.file}: dataset {name!r} cannot be made: {taken!r} is there")
+        group = name.rpartition("/")[0]
+        while group:
+            zarr_store.write_node(os.path.join(self.partial, group), zarr_store.group_node({}))
+            group = group.rpartition("/")[0]
+        folder = os.path.join(self.partial, name)
+        zarr_store.write_node(folder, node)
+        self._arrays.append(name)
+        return folder
+
+    def _write_coordinates(self, name: str, axis: Axis) -> None:
+        """An array of coordinates beside those that have the axis. For rank 0."""
+        values = np.asarray(axis.values)
+        folder = os.path.join(self.partial, name)
+        node = zarr_store.array_node(values.shape, values.dtype, [max(1, values.size)], None, [axis.name], axis.attrs)
+        if name in self._arrays:
+            return
+        self._add(name, node)
+        zarr_store.write_chunks(folder, (max(1, values.size),), None, Block(Box.whole(values.shape), values, Box.whole(values.shape), CPU))
+
+    def _reserve(self, nbytes: int) -> None:
+        """Say now that the disk has no room, not when the ranks write."""
+        room = os.path.join(self.partial, ".room")
+        with open(room, "wb") as file:
+            try:
+                if nbytes and hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, nbytes)
+            except OSError as error:
+                why = f"no room for {nbytes} bytes ({error.strerror}): free some or write elsewhere"
+                raise OSError(error.errno, why, self.file) from error
+            finally:
+                os.unlink(room)

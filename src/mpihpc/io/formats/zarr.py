@@ -1,50 +1,96 @@
-"""Reading Zarr, v2 and v3: a folder with a file per chunk, or per shard of chunks."""
+"""Zarr, v2 and v3: a folder with a file per chunk, or per shard of chunks. Read by zarr-python 3."""
 
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpihpc.core.decomposition import Box
-from mpihpc.io.zarr_store import is_node, walk
+from mpihpc.io.formats.entry import Entry
+from mpihpc.io.metadata import Axis, Metadata
+from mpihpc.io.zarr_store import is_array, is_node, walk
 
-def _zarr() -> Any:
-    """zarr-python, or one clear error where it is missing or too old: all else needs none, and it takes a while."""
+NAME = "Zarr"
+
+_MOST = 10_000  # arrays in a list
+
+
+def recognises(path: str, head: bytes) -> bool:
+    """See `mpihpc.io.formats.Format`."""
+    return os.path.isdir(path) and is_node(path)
+
+
+def entries(path: str, wanted: str | None) -> dict[str, Entry]:
+    """See `mpihpc.io.formats.Format`."""
+    if wanted is None:
+        names = list(itertools.islice((name for name in walk(path) if is_array(os.path.join(path, name))), _MOST))
+    else:
+        folder = os.path.join(path, wanted)
+        names = [wanted] if is_node(folder) and is_array(folder) else []
+    _library()
+    return {name: _entry(path, name) for name in names}
+
+
+def open(path: str) -> Store:
+    """See `mpihpc.io.formats.Boxed`."""
+    return Store(path)
+
+
+class Store:
+    """A store, whose arrays are opened when they are read."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._arrays: dict[str, Any] = {}
+
+    def read(self, entry: Entry, index: tuple[slice, ...], out: NDArray[Any]) -> None:
+        """See `mpihpc.io.formats.Opened`."""
+        if entry.name not in self._arrays:
+            self._arrays[entry.name] = _open_array(self._path, entry.name)
+        np.copyto(out, self._arrays[entry.name][index])
+
+    def close(self) -> None:
+        """See `mpihpc.io.formats.Opened`."""
+        self._arrays.clear()
+
+
+def _library() -> Any:
+    """zarr-python, or one clear error where it is missing or too old. All else does without, and it loads slowly."""
     try:
         import zarr
     except ImportError as error:
-        raise OSError(f"Zarr stores need zarr-python, which cannot be imported ({error}): pip install 'mpihpc[zarr]'") from error
-    if int(zarr.__version__.split(".")[0]) < 3:
-        raise OSError(f"Zarr stores need zarr-python 3, this is {zarr.__version__}: pip install 'mpihpc[zarr]'")
+        raise OSError(f"Zarr needs zarr-python 3, which cannot be imported ({error}): pip install 'mpihpc[zarr]'") from None
+    if int(zarr.__version__.partition(".")[0]) < 3:
+        raise OSError(f"Zarr needs zarr-python 3, this is {zarr.__version__}: pip install 'mpihpc[zarr]'")
     return zarr
 
-def open_array(folder, path):
-    zarr = _zarr()
+
+def _open_array(path: str, name: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of zarr-python about types that others may not know
-        return zarr.open_array(folder, path=path, mode="r")
+        warnings.simplefilter("ignore")  # about types that other libraries may not know
+        return _library().open_array(path, path=name, mode="r")
 
-def axis_names(array) -> tuple[str, ...]:
-    """As the array says, or as xarray said before Zarr could."""
-    names = array.attrs.get("_ARRAY_DIMENSIONS") if array.metadata.zarr_format == 2 else array.metadata.dimension_names
-    names = names or () 
-    return tuple(str(n or "") for n in names) if len(names) == array.ndim else ()
 
-def attributes(array) -> dict[str, Any]:
-    """Attributes as netCDF has them: without what only tells of the file, and `_FillValue` as a number."""
-    attrs = dict(array.attrs)
-    if array.metadata.zarr_format == 2:
-        # xarray keeps `_FillValue` there, and takes it from there
-        if attrs.pop("_ARRAY_DIMENSIONS", None) is not None and array.fill_value is not None:
-            attrs.setdefault("_FillValue", array.fill_value)
-    elif isinstance(attrs.get("_FillValue"), str) and array.dtype.kind == "f":
-        attrs["_FillValue"] = struct.unpack("<d", base64.b64decode(attrs["_FillValue"]))[0]
-    return attrs
+def _entry(path: str, name: str) -> Entry:
+    try:
+        array = _open_array(path, name)
+        attrs, names = dict(array.attrs), array.metadata.dimension_names if array.metadata.zarr_format == 3 else None
+        if array.metadata.zarr_format == 2:
+            # What xarray wrote before Zarr had names of axes, and its `_FillValue` where others have zeros.
+            names = attrs.pop("_ARRAY_DIMENSIONS", None)
+            if names is not None and array.fill_value is not None:
+                attrs.setdefault("_FillValue", array.fill_value)
+        elif array.dtype.kind == "f" and isinstance(attrs.get("_FillValue"), str):
+            (attrs["_FillValue"],) = struct.unpack("<d", base64.b64decode(attrs["_FillValue"]))  # xarray's way
+        axes = tuple(Axis(str(label or "")) for label in names or ())
+        scale = array.ndim == 1 and [axis.name for axis in axes] == [name.rpartition("/")[2]]
+        step = tuple(array.chunks)
+        return Entry(name, array.shape, array.dtype, Metadata(axes, attrs), step, scale=scale)
+    except Exception as error:  # whatever the library has to say about an array, there may be others
+        return Entry(name, (), np.dtype("V1"), refused=f"{error}")
