@@ -23,12 +23,25 @@ from mpihpc.io.series import Series
 from mpihpc.io.writing import Writer
 from mpihpc.io.zarr_writing import ZarrWriter
 
-__all__ = ["Reader", "Series", "Writer", "ZarrWriter", "check_target", "gzip_level", "open", "read", "split_name", "write"]
+__all__ = [
+    "Reader",
+    "Series",
+    "Writer",
+    "ZarrWriter",
+    "check_target",
+    "gzip_level",
+    "open",
+    "read",
+    "split_name",
+    "write",
+]
 
 _SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".npy", ".npz")
 
 
-def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None) -> Reader | Writer | ZarrWriter:
+def open(
+    file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None
+) -> Reader | Writer | ZarrWriter:
     """Open a file on all ranks. Collective. Use it in a ``with`` statement.
 
     Parameters

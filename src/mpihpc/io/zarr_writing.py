@@ -204,7 +204,14 @@ class ZarrWriter:
 
     def _add(self, name: str, node: Mapping[str, Any]) -> str:
         """Make the folder of an array. For rank 0."""
-        taken = next((known for known in self._arrays if f"{known}/".startswith(f"{name}/") or f"{name}/".startswith(f"{known}/")), None)
+        taken = next(
+            (
+                known
+                for known in self._arrays
+                if f"{known}/".startswith(f"{name}/") or f"{name}/".startswith(f"{known}/")
+            ),
+            None,
+        )
         if taken is not None:
             raise ValueError(f"{self.file}: dataset {name!r} cannot be made: {taken!r} is there")
         group = name.rpartition("/")[0]
@@ -224,7 +231,9 @@ class ZarrWriter:
         if name in self._arrays:
             return
         self._add(name, node)
-        zarr_store.write_chunks(folder, (max(1, values.size),), None, Block(Box.whole(values.shape), values, Box.whole(values.shape), CPU))
+        zarr_store.write_chunks(
+            folder, (max(1, values.size),), None, Block(Box.whole(values.shape), values, Box.whole(values.shape), CPU)
+        )
 
     def _reserve(self, nbytes: int) -> None:
         """Say now that the disk has no room, not when the ranks write."""

@@ -65,7 +65,9 @@ def _library() -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise OSError(f"Zarr needs zarr-python 3, which cannot be imported ({error}): pip install 'mpihpc[zarr]'") from None
+        raise OSError(
+            f"Zarr needs zarr-python 3, which cannot be imported ({error}): pip install 'mpihpc[zarr]'"
+        ) from None
     if int(zarr.__version__.partition(".")[0]) < 3:
         raise OSError(f"Zarr needs zarr-python 3, this is {zarr.__version__}: pip install 'mpihpc[zarr]'")
     return zarr
