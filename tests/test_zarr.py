@@ -15,7 +15,8 @@ from mpi4py import MPI
 
 import mpihpc
 from fake_device import FakeDevice
-from mpihpc.io import datasets, zarr_install, zarr_store
+from mpihpc.io import datasets
+from mpihpc.io.zarr import placing, writing
 
 COMM = MPI.COMM_WORLD
 CASES = [
@@ -100,7 +101,7 @@ def known(store):
 def exchange(request, monkeypatch):
     """How two folders change places: with renameat2 of Linux, or where file systems do not know it."""
     if request.param == "step by step":
-        monkeypatch.setattr(zarr_install, "_exchanged", lambda new, old: False)
+        monkeypatch.setattr(placing, "_exchanged", lambda new, old: False)
 
 
 def test_what_else_is_in_the_store_stays(shared_tmp_path, exchange):
@@ -140,7 +141,7 @@ def test_a_failure_leaves_the_old_store_alone(shared_tmp_path, monkeypatch):
     u = mpihpc.asarray(numbers((60, 9), "d"))
     mpihpc.io.write(store, u, "u", chunks=True)
     before = tree(store)
-    real, ticks = zarr_store.tick, []
+    real, ticks = writing.tick, []
 
     def fails():
         ticks.append(0)
@@ -148,7 +149,7 @@ def test_a_failure_leaves_the_old_store_alone(shared_tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", "c/0")
         real()
 
-    monkeypatch.setattr(zarr_store, "tick", fails)
+    monkeypatch.setattr(writing, "tick", fails)
     for name in ("u", "v"):
         ticks.clear()
         with pytest.raises(OSError, match="No space left on device") as caught:
@@ -156,7 +157,7 @@ def test_a_failure_leaves_the_old_store_alone(shared_tmp_path, monkeypatch):
         assert caught.value.errno == 28 and COMM.allgather(str(caught.value)) == [str(caught.value)] * COMM.size
         COMM.Barrier()
         assert tree(store) == before and listed(shared_tmp_path) == ["a.zarr"]
-    monkeypatch.setattr(zarr_store, "tick", real)
+    monkeypatch.setattr(writing, "tick", real)
     with pytest.raises(ZeroDivisionError), mpihpc.io.open(store, "w", comm=u.comm) as writer:
         writer.write("u", u)
         raise ZeroDivisionError
@@ -174,7 +175,7 @@ def test_a_failure_at_the_end_takes_everything_back(shared_tmp_path, monkeypatch
     def fails(folder):
         raise OSError(5, "Input/output error", folder)
 
-    monkeypatch.setattr(zarr_install, "consolidate", fails)
+    monkeypatch.setattr(placing, "consolidate", fails)
     with pytest.raises(OSError, match="Input/output"), mpihpc.io.open(store, "w", comm=u.comm) as writer:
         writer.write("u", u.astype("f4"))
         writer.write("new", u)

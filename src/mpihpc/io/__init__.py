@@ -21,7 +21,7 @@ from mpihpc.io.outputs import check_target, find_writer
 from mpihpc.io.reading import Reader
 from mpihpc.io.series import Series
 from mpihpc.io.writing import Writer
-from mpihpc.io.zarr_writing import ZarrWriter
+from mpihpc.io.zarr.writing import ZarrWriter
 
 __all__ = [
     "Reader",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from mpihpc.io import writing, zarr_writing
+from mpihpc.io import writing
 from mpihpc.io.writing import Writer
-from mpihpc.io.zarr_writing import ZarrWriter
+from mpihpc.io.zarr import writing as zarr_writing
+from mpihpc.io.zarr.writing import ZarrWriter
 
 
 def find_writer(file: str | os.PathLike[str]) -> type[Writer] | type[ZarrWriter]:

@@ -7,6 +7,7 @@ import itertools
 import os
 import struct
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 from mpihpc.io.formats.entry import Entry
 from mpihpc.io.metadata import Axis, Metadata
-from mpihpc.io.zarr_store import is_array, is_node, walk
+from mpihpc.io.zarr.nodes import is_array, is_node, walk
 
 NAME = "Zarr"
 
-_MOST = 10_000  # arrays in a list
+_MOST = 10_000  # nodes of a listing
 
 
 def recognises(path: str, head: bytes) -> bool:
@@ -28,13 +29,22 @@ def recognises(path: str, head: bytes) -> bool:
 
 def entries(path: str, wanted: str | None) -> dict[str, Entry]:
     """See `mpihpc.io.formats.Format`."""
-    if wanted is None:
-        names = list(itertools.islice((name for name in walk(path) if is_array(os.path.join(path, name))), _MOST))
-    else:
-        folder = os.path.join(path, wanted)
-        names = [wanted] if is_node(folder) and is_array(folder) else []
     _library()
-    return {name: _entry(path, name) for name in names}
+    if wanted is not None:
+        return {wanted: _describe(path, wanted)} if _is_array(path, wanted) else {}
+    names = list(itertools.islice(walk(path), _MOST + 1))
+    found = {name: _describe(path, name) for name in names[:_MOST] if _is_array(path, name)}
+    if len(names) > _MOST:
+        found["..."] = _refused("...", f"a listing ends after {_MOST} arrays and groups: name one")
+    return found
+
+
+def axes(path: str, entry: Entry) -> tuple[Axis, ...]:
+    """See `mpihpc.io.formats.Boxed`. As xarray has them: arrays beside the array or above, by the names of its axes."""
+    return tuple(
+        next(_coordinates(path, entry.name, axis.name, n), axis)
+        for axis, n in zip(entry.metadata.axes, entry.shape, strict=True)
+    )
 
 
 def open(path: str) -> Store:
@@ -60,6 +70,27 @@ class Store:
         self._arrays.clear()
 
 
+def _is_array(path: str, name: str) -> bool:
+    folder = os.path.join(path, name)
+    return is_node(folder) and is_array(folder)
+
+
+def _coordinates(path: str, array: str, axis: str, n: int) -> Iterator[Axis]:
+    """Those along an axis of an array, the nearest first."""
+    group = array
+    while axis and group:
+        group = group.rpartition("/")[0]
+        name = f"{group}/{axis}".lstrip("/")
+        if name != array and _is_array(path, name):
+            found = _describe(path, name)
+            if found.shape == (n,) and found.dtype.kind in "biuf":
+                yield Axis(axis, _open_array(path, name)[:], found.metadata.attrs)
+
+
+def _refused(name: str, why: str) -> Entry:
+    return Entry(name, (), np.dtype("V1"), refused=why)
+
+
 def _library() -> Any:
     """zarr-python, or one clear error where it is missing or too old. All else does without, and it loads slowly."""
     try:
@@ -79,7 +110,7 @@ def _open_array(path: str, name: str) -> Any:
         return _library().open_array(path, path=name, mode="r")
 
 
-def _entry(path: str, name: str) -> Entry:
+def _describe(path: str, name: str) -> Entry:
     try:
         array = _open_array(path, name)
         attrs, names = dict(array.attrs), array.metadata.dimension_names if array.metadata.zarr_format == 3 else None
@@ -94,5 +125,5 @@ def _entry(path: str, name: str) -> Entry:
         scale = array.ndim == 1 and [axis.name for axis in axes] == [name.rpartition("/")[2]]
         step = tuple(array.chunks)
         return Entry(name, array.shape, array.dtype, Metadata(axes, attrs), step, scale=scale)
-    except Exception as error:  # whatever the library has to say about an array, there may be others
-        return Entry(name, (), np.dtype("V1"), refused=f"{error}")
+    except Exception as error:  # whatever the library has to say about one array, there may be others
+        return _refused(name, f"it cannot be opened: {error or type(error).__name__}")

@@ -7,15 +7,16 @@ whole ones, after one `Transfer`, so no two ranks write to one file. At the end 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box
@@ -24,12 +25,12 @@ from mpihpc.core.dtypes import is_bfloat16
 from mpihpc.core.failure import agree
 from mpihpc.core.staging import SLAB_BYTES
 from mpihpc.core.topology import Topology
-from mpihpc.core.watchdog import phase
-from mpihpc.io import zarr_store
+from mpihpc.core.watchdog import phase, tick
 from mpihpc.io.datasets import chunk_grid, gzip_level, sync
-from mpihpc.io.filling import Block, whole_chunks
+from mpihpc.io.filling import Block, sheets, whole_chunks
 from mpihpc.io.metadata import Axis, Metadata
-from mpihpc.io.zarr_install import install, sync_folders
+from mpihpc.io.zarr import nodes
+from mpihpc.io.zarr.placing import install, sync_folders
 
 _AXES = ("w", "z", "y", "x")
 
@@ -61,16 +62,16 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data") -> None:
         raise PermissionError(f"{name} cannot be replaced: it is read-only")
     if not os.listdir(target):
         return
-    if not zarr_store.is_node(target):
+    if not nodes.is_node(target):
         raise FileExistsError(f"{name} cannot be replaced: it is a folder that is no Zarr store")
-    if not os.path.exists(os.path.join(target, zarr_store.NODE)):
+    if not os.path.exists(os.path.join(target, nodes.NODE)):
         raise FileExistsError(f"{name} cannot be added to: it is Zarr v2, and v3 is written: choose another name")
     for depth in range(len(parts)):
         above = os.path.join(target, *parts[:depth])
-        if os.path.exists(above) and zarr_store.is_node(above) and zarr_store.is_array(above):
+        if os.path.exists(above) and nodes.is_node(above) and nodes.is_array(above):
             inside = "/".join(parts[:depth])
             raise FileExistsError(f"{name} cannot be added to: {inside or 'the store'} is an array there, not a group")
-    if os.path.isdir(os.path.join(target, *parts)) and not zarr_store.is_array(os.path.join(target, *parts)):
+    if os.path.isdir(os.path.join(target, *parts)) and not nodes.is_array(os.path.join(target, *parts)):
         raise FileExistsError(f"{name} cannot be added to: {dataset!r} is a group there")
 
 
@@ -157,17 +158,17 @@ class ZarrWriter:
         with array.device.lane(urgent=True):
             block = whole_chunks(array, chunk)
             with agree(private):
-                zarr_store.write_chunks(folder, chunk, level, block)
+                write_chunks(folder, chunk, level, block)
 
     def close(self) -> None:
         """Flush to the disk, and give the store its name. Collective."""
         phase(f"flush {self.file}")
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
-                zarr_store.write_node(self.partial, zarr_store.group_node(self.attrs))
-                groups = [path for path in zarr_store.walk(self.partial) if path not in self._arrays]
+                nodes.write_node(self.partial, nodes.group_node(self.attrs))
+                groups = [path for path in nodes.walk(self.partial) if path not in self._arrays]
                 for path in groups:
-                    zarr_store.consolidate(os.path.join(self.partial, path))
+                    nodes.consolidate(os.path.join(self.partial, path))
                 sync_folders(self.partial)
                 install(self.partial, self._target, self._arrays)
                 with contextlib.suppress(OSError):  # not all file systems can, and the store is there
@@ -199,7 +200,7 @@ class ZarrWriter:
             if axis.values is not None:
                 self._write_coordinates(f"{group}/{axis.name}".lstrip("/"), axis)
         chunk = chunk_grid([max(1, n) for n in array.shape], array.dtype.itemsize, None if chunks else SLAB_BYTES)
-        node = zarr_store.array_node(array.shape, array.dtype, chunk, level, names, {**metadata.attrs, **attrs})
+        node = nodes.array_node(array.shape, array.dtype, chunk, level, names, {**metadata.attrs, **attrs})
         return self._add(dataset, node), chunk, level
 
     def _add(self, name: str, node: Mapping[str, Any]) -> str:
@@ -216,10 +217,10 @@ class ZarrWriter:
             raise ValueError(f"{self.file}: dataset {name!r} cannot be made: {taken!r} is there")
         group = name.rpartition("/")[0]
         while group:
-            zarr_store.write_node(os.path.join(self.partial, group), zarr_store.group_node({}))
+            nodes.write_node(os.path.join(self.partial, group), nodes.group_node({}))
             group = group.rpartition("/")[0]
         folder = os.path.join(self.partial, name)
-        zarr_store.write_node(folder, node)
+        nodes.write_node(folder, node)
         self._arrays.append(name)
         return folder
 
@@ -227,11 +228,11 @@ class ZarrWriter:
         """An array of coordinates beside those that have the axis. For rank 0."""
         values = np.asarray(axis.values)
         folder = os.path.join(self.partial, name)
-        node = zarr_store.array_node(values.shape, values.dtype, [max(1, values.size)], None, [axis.name], axis.attrs)
+        node = nodes.array_node(values.shape, values.dtype, [max(1, values.size)], None, [axis.name], axis.attrs)
         if name in self._arrays:
             return
         self._add(name, node)
-        zarr_store.write_chunks(
+        write_chunks(
             folder, (max(1, values.size),), None, Block(Box.whole(values.shape), values, Box.whole(values.shape), CPU)
         )
 
@@ -247,3 +248,24 @@ class ZarrWriter:
                 raise OSError(error.errno, why, self.file) from error
             finally:
                 os.unlink(room)
+
+
+def write_chunks(folder: str, chunk: tuple[int, ...], level: int | None, block: Block) -> None:
+    """Write a rank's whole chunks to the disk, each to a file that no other rank writes."""
+    low, high = (tuple(-(-a // c) for a, c in zip(end, chunk, strict=True)) for end in block.box)
+    places = list(product(*map(range, low, high))) if block.box.size else []
+    corners = [tuple(i * c for i, c in zip(place, chunk, strict=True)) for place in places]
+    boxes = [Box(at, tuple(a + c for a, c in zip(at, chunk, strict=True))) & block.box for at in corners]
+    for place, sheet in zip(places, sheets(block, boxes), strict=True):
+        cells = np.ascontiguousarray(sheet.cells, sheet.cells.dtype.newbyteorder("<"))
+        if cells.shape != chunk:  # at the end of an axis: a file holds a whole chunk all the same
+            part, cells = cells, np.zeros(chunk, cells.dtype)
+            cells[tuple(map(slice, part.shape))] = part
+        data: Any = cells.reshape(-1).view(np.uint8).data
+        path = "/".join((folder, "c", *map(str, place)))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data if level is None else gzip.compress(data, level, mtime=0))
+            file.flush()
+            os.fsync(file.fileno())
+        tick()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from mpihpc.io.datasets import sync
-from mpihpc.io.zarr_store import NODE, consolidate, group_node, is_array, is_node, write_node
+from mpihpc.io.zarr.nodes import NODE, consolidate, group_node, is_array, is_node, write_node
 
 
 def install(new: str, store: str, arrays: Sequence[str]) -> None:

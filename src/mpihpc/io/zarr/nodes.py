@@ -1,24 +1,16 @@
-"""What a Zarr v3 store is on the disk: folders with JSON, and a file per chunk.
+"""The nodes of a Zarr store: folders, each with JSON that says what it is.
 
-Written by the specification (https://zarr-specs.readthedocs.io, v3 core) rather than through zarr-python, which may
-put the time of day into chunks packed by gzip, and does not wait until they are on the disk. Nothing here depends on
-the number of ranks.
+By the specification (https://zarr-specs.readthedocs.io, v3 core). Nothing here depends on the number of ranks.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
-
-from mpihpc.core.decomposition import Box
-from mpihpc.core.watchdog import tick
-from mpihpc.io.filling import Block, sheets
 
 NODE = "zarr.json"
 _MARKERS = (NODE, ".zgroup", ".zarray")
@@ -116,27 +108,6 @@ def array_node(
         "attributes": dict(attrs),
         "dimension_names": list(names),
     }
-
-
-def write_chunks(folder: str, chunk: tuple[int, ...], level: int | None, block: Block) -> None:
-    """Write a rank's whole chunks to the disk, each to a file that no other rank writes."""
-    low, high = (tuple(-(-a // c) for a, c in zip(end, chunk, strict=True)) for end in block.box)
-    places = list(product(*map(range, low, high))) if block.box.size else []
-    corners = [tuple(i * c for i, c in zip(place, chunk, strict=True)) for place in places]
-    boxes = [Box(at, tuple(a + c for a, c in zip(at, chunk, strict=True))) & block.box for at in corners]
-    for place, sheet in zip(places, sheets(block, boxes), strict=True):
-        cells = np.ascontiguousarray(sheet.cells, sheet.cells.dtype.newbyteorder("<"))
-        if cells.shape != chunk:  # at the end of an axis: a file holds a whole chunk all the same
-            part, cells = cells, np.zeros(chunk, cells.dtype)
-            cells[tuple(map(slice, part.shape))] = part
-        data: Any = cells.reshape(-1).view(np.uint8).data
-        path = "/".join((folder, "c", *map(str, place)))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(data if level is None else gzip.compress(data, level, mtime=0))
-            file.flush()
-            os.fsync(file.fileno())
-        tick()
 
 
 def group_node(attrs: Mapping[str, Any]) -> dict[str, Any]:
