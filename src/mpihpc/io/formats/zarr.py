@@ -43,7 +43,7 @@ def axes(path: str, entry: Entry) -> tuple[Axis, ...]:
     """See `mpihpc.io.formats.Boxed`. As xarray has them: arrays beside the array or above, by the names of its axes."""
     return tuple(
         next(_coordinates(path, entry.name, axis.name, n), axis)
-        for axis, n in zip(entry.metadata.axes, entry.shape, strict=True)
+        for axis, n in zip(entry.metadata.axes, entry.shape, strict=False)  # no axes, or all
     )
 
 
@@ -121,7 +121,7 @@ def _describe(path: str, name: str) -> Entry:
                 attrs.setdefault("_FillValue", array.fill_value)
         elif array.dtype.kind == "f" and isinstance(attrs.get("_FillValue"), str):
             (attrs["_FillValue"],) = struct.unpack("<d", base64.b64decode(attrs["_FillValue"]))  # xarray's way
-        axes = tuple(Axis(str(label or "")) for label in names or ())
+        axes = tuple(Axis(str(label or "")) for label in names or ()) if len(names or ()) == array.ndim else ()
         scale = array.ndim == 1 and [axis.name for axis in axes] == [name.rpartition("/")[2]]
         step = tuple(array.chunks)
         return Entry(name, array.shape, array.dtype, Metadata(axes, attrs), step, scale=scale)

@@ -1,0 +1,131 @@
+"""Zarr stores of others, and ours in their hands: zarr-python, xarray and dask, where they are installed."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import numpy as np
+import pytest
+
+from suite import environment, mpirun
+
+zarr = pytest.importorskip("zarr", minversion="3", reason="zarr-python is not installed: pip install 'mpihpc[interop]'")
+xarray = pytest.importorskip("xarray", reason="xarray is not installed: pip install 'mpihpc[interop]'")
+dask = pytest.importorskip("dask.array", reason="dask is not installed: pip install 'mpihpc[interop]'")
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+WHOLE = np.arange(1000.0).reshape(20, 50)
+
+
+def on_ranks(n, script, cwd, *args):
+    """What a script prints, on `n` ranks."""
+    command = [mpirun(), "-n", str(n), sys.executable, "-c", textwrap.dedent(script), *args]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+READ = """
+    import json, sys
+    import numpy as np
+    import mpihpc
+    from mpi4py.MPI import COMM_WORLD as comm
+    found = {}
+    with mpihpc.io.open(sys.argv[1]) as reader:
+        for name in sys.argv[2:]:
+            try:
+                whole = reader.read(name or None).gather(None)
+                about = reader.metadata(name or None)
+            except (OSError, ValueError, TypeError) as error:
+                found[name] = f"{type(error).__name__}: {error}"
+                assert comm.allgather(found[name]) == [found[name]] * comm.size
+                continue
+            if comm.rank == 0:
+                np.save(name.replace("/", ".") + "_found.npy", whole)
+            axes = [[axis.name, None if axis.values is None else axis.values.tolist()] for axis in about.axes]
+            found[name] = [str(whole.dtype), about.units, axes]
+    if comm.rank == 0:
+        print(json.dumps(found))
+"""
+
+
+def read(folder, store, *names, ranks=3):
+    """What the ranks find in a store: the cells, and what is said about them."""
+    about = json.loads(on_ranks(ranks, READ, folder, store, *names))
+    files = {name: folder / f"{name.replace('/', '.')}_found.npy" for name in names}
+    return {name: np.load(file) for name, file in files.items() if file.exists()}, about
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A folder with stores as zarr-python and xarray write them."""
+    folder = tmp_path_factory.mktemp("stores")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for version in (2, 3):
+            group = zarr.open_group(folder / f"v{version}.zarr", mode="w", zarr_format=version)
+            for name, options in {
+                "raw": {"compressors": None},
+                "gzip": {"compressors": zarr.codecs.GzipCodec() if version == 3 else __import__("numcodecs").GZip()},
+                "default": {},
+                "g/h/turned": {"order": "F"} if version == 2 else {"filters": [zarr.codecs.TransposeCodec(order=(1, 0))]},
+            }.items():
+                made = group.create_array(name, shape=WHOLE.shape, chunks=(7, 11), dtype="f8", **options)
+                made[:] = WHOLE
+            group.create_array("big", shape=WHOLE.shape, chunks=(7, 11), dtype=">f4")[:] = WHOLE
+            group.create_array("text", shape=(3,), chunks=(3,), dtype="U5")[:] = ["a", "b", "c"]
+            group.create_array("time", shape=(3,), chunks=(3,), dtype="M8[s]")
+            group.create_array("scalar", shape=(), chunks=(), dtype="f8")
+            group.create_array("filled", shape=(9, 9), chunks=(4, 4), dtype="i2", fill_value=-7)[:3, :3] = 1
+            group.create_array("empty", shape=(0, 3), chunks=(1, 3), dtype="f8")
+            group.create_array("complex", shape=(4,), chunks=(3,), dtype="c8")[:] = [1, 2j, 3, -0.0]
+            group.create_array("flags", shape=(5,), chunks=(2,), dtype="?")[:] = [1, 0, 1, 1, 0]
+        sharded = group.create_array("shards", shape=WHOLE.shape, chunks=(5, 10), shards=(10, 50), dtype="f8")
+        sharded[:] = WHOLE
+        zarr.save_array(folder / "single.zarr", WHOLE)
+        for version in (2, 3):
+            packed = xarray.Dataset(
+                {
+                    "t": (("y", "x"), [[1.0, np.nan, 2.5], [3.0, 4.0, -1.5]], {"units": "K"}),
+                    "f": (("y", "x"), [[1.0, np.nan, 2.5], [3.0, 4.0, -1.5]]),
+                },
+                coords={"y": [10, 20], "x": ("x", [0.5, 1.5, 2.5], {"units": "m"})},
+            )
+            encoding = {
+                "t": {"dtype": "i2", "scale_factor": 0.5, "add_offset": 1.0, "_FillValue": -99},
+                "f": {"dtype": "f4", "_FillValue": 7.5},
+            }
+            packed.to_zarr(folder / f"xarray{version}.zarr", zarr_format=version, encoding=encoding)
+    return folder
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_read_what_zarr_python_wrote(found, version):
+    same = ["raw", "gzip", "default", "g/h/turned", "big", *(["shards"] if version == 3 else [])]
+    cells, about = read(found, f"v{version}.zarr", *same, "filled", "empty", "complex", "flags", "text", "time", "scalar")
+    for name in same:
+        assert np.array_equal(cells[name], WHOLE) and about[name][0] == ("float32" if name == "big" else "float64")
+    assert cells["filled"].sum() == 9 - 7 * 72 and cells["empty"].shape == (0, 3)
+    assert cells["complex"].tolist() == [1, 2j, 3, 0] and cells["flags"].tolist() == [1, 0, 1, 1, 0]
+    assert "not one of numbers" in about["text"] and "not one of numbers" in about["time"]
+    assert "has 0 axes" in about["scalar"]
+
+
+def test_read_a_store_that_is_an_array(found):
+    cells, about = read(found, "single.zarr", "")
+    assert np.array_equal(cells[""], WHOLE)
+    cells, _ = read(found, "v3.zarr/g/h", "")
+    assert np.array_equal(cells[""], WHOLE)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_read_what_xarray_wrote(found, version):
+    cells, about = read(found, f"xarray{version}.zarr", "t", "f")
+    for name, dtype in [("t", "float64"), ("f", "float32")]:
+        assert np.array_equal(cells[name], [[1.0, np.nan, 2.5], [3.0, 4.0, -1.5]], equal_nan=True)
+        assert about[name][0] == dtype and about[name][2] == [["y", [10, 20]], ["x", [0.5, 1.5, 2.5]]]
+    assert about["t"][1] == "K"
