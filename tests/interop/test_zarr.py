@@ -129,3 +129,80 @@ def test_read_what_xarray_wrote(found, version):
         assert np.array_equal(cells[name], [[1.0, np.nan, 2.5], [3.0, 4.0, -1.5]], equal_nan=True)
         assert about[name][0] == dtype and about[name][2] == [["y", [10, 20]], ["x", [0.5, 1.5, 2.5]]]
     assert about["t"][1] == "K"
+
+
+def test_a_bad_array_harms_itself_alone(found, tmp_path):
+    group = zarr.open_group(tmp_path / "bad.zarr", mode="w")
+    broken = {
+        "gzip": {"compressors": zarr.codecs.GzipCodec()},
+        "zstd": {"compressors": zarr.codecs.ZstdCodec()},
+        "raw": {"compressors": None},
+        "shards": {"shards": (10, 50), "compressors": None},
+    }
+    for name, options in broken.items():
+        group.create_array(name, shape=WHOLE.shape, chunks=(5, 10), dtype="f8", **options)[:] = WHOLE
+        os.truncate(tmp_path / "bad.zarr" / name / "c/0/0", 100)
+    for name in ("good", "codec", "type", "json"):
+        group.create_array(name, shape=WHOLE.shape, chunks=(5, 10), dtype="f8", compressors=None)[:] = WHOLE
+    node = json.loads((tmp_path / "bad.zarr/codec/zarr.json").read_text())
+    unknown = node | {"codecs": [*node["codecs"], {"name": "frobnicate", "configuration": {}}]}
+    (tmp_path / "bad.zarr/codec/zarr.json").write_text(json.dumps(unknown))
+    (tmp_path / "bad.zarr/type/zarr.json").write_text(json.dumps(node | {"data_type": "float8_e4m3"}))
+    (tmp_path / "bad.zarr/json/zarr.json").write_text("{")
+    os.symlink("..", tmp_path / "bad.zarr/loop")
+    cells, about = read(tmp_path, "bad.zarr", "good", *broken, "codec", "type", "json", "nothing", "loop", "../bad.zarr/good/..")
+    assert list(cells) == ["good"] and np.array_equal(cells["good"], WHOLE)
+    for name in broken:
+        assert f"bad.zarr: dataset '{name}' cannot be read: " in about[name]
+    assert "'frobnicate'" in about["codec"] and "float8_e4m3" in about["type"] and "'json'" in about["json"]
+    assert "has no dataset 'nothing'" in about["nothing"] and "has no dataset 'loop'" in about["loop"]
+    assert all("\n" not in about[name] for name in about if name != "good")
+
+
+WRITE = """
+    import sys
+    import numpy as np
+    import mpihpc
+    from mpihpc.io import datasets
+    datasets._CHUNK_BYTES = 2000
+    rng = np.random.default_rng(1)
+    with mpihpc.io.open(sys.argv[1], "w") as writer:
+        writer.attrs["title"] = "three arrays"
+        for name, shape, kind, options in [
+            ("plain", (23, 90), "d", {}), ("chunks", (23, 90), "F", {"chunks": True}),
+            ("gzip", (40, 30), "d", {"chunks": True, "compress": "gzip:4"}), ("g/h/cube", (8, 7, 9), "i2", {"chunks": True}),
+            ("flags", (100,), "?", {}), ("half", (3, 5, 4, 3), "f2", {"chunks": True}), ("empty", (0, 3), "d", {}),
+        ]:
+            whole = (10 * rng.standard_normal(shape)).astype(kind)
+            writer.write(name, mpihpc.asarray(whole, halo=1), attrs={"units": "m"}, **options)
+            if writer.topology.rank == 0:
+                np.save(name.replace("/", ".") + "_wanted.npy", whole)
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with what 1, 3 and 8 ranks wrote, at different times of day."""
+    folder = tmp_path_factory.mktemp("written")
+    for ranks in (1, 3, 8):
+        on_ranks(ranks, WRITE, folder, f"{ranks}.zarr")
+    return folder
+
+
+def test_stores_do_not_depend_on_the_number_of_ranks(written):
+    for ranks in (3, 8):
+        subprocess.run(["diff", "-r", "1.zarr", f"{ranks}.zarr"], cwd=written, check=True)
+
+
+def test_others_read_what_the_ranks_wrote(written):
+    group = zarr.open_group(written / "3.zarr", mode="r")
+    wanted = {path.name.removesuffix("_wanted.npy").replace(".", "/"): np.load(path) for path in written.glob("*.npy")}
+    assert len(wanted) == 7 and group.attrs["title"] == "three arrays"
+    for name, whole in wanted.items():
+        assert group[name].dtype == whole.dtype and group[name][...].tobytes() == whole.tobytes()
+        assert group[name].attrs["units"] == "m"
+        assert np.array_equal(dask.from_zarr(written / "3.zarr", name).compute(), whole)
+        folder, _, own = name.rpartition("/")
+        others = [other for other in group if other != name]
+        with xarray.open_zarr(written / "3.zarr", group=folder or None, drop_variables=others) as data:
+            assert data[own].dims == tuple("wzyx"[-whole.ndim :]) and data[own].values.tobytes() == whole.tobytes()
