@@ -97,7 +97,7 @@ def read(
     ValueError, TypeError, OSError
         No such file or dataset, another format, truncated, or not numbers. On all ranks, with the same text.
     """
-    with Reader(file, comm=comm) as reader:
+    with Reader(file, dataset, comm=comm) as reader:
         return reader.read(dataset, dtype=dtype, dims=dims, halo=halo, decomposition=decomposition, device=device)
 
 

@@ -1,15 +1,14 @@
-"""Reading: HDF5, ``.npy`` and ``.npz``."""
+"""Reading: each rank its own part of an array, in whatever format."""
 
 from __future__ import annotations
 
-import math
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import IO, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import IO, Any
 
 import numpy as np
 from mpi4py import MPI
@@ -18,25 +17,20 @@ from numpy.typing import DTypeLike, NDArray
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box, Decomposition, Part, Width
 from mpihpc.core.device import Device
-from mpihpc.core.dtypes import number_dtype, require_cast
+from mpihpc.core.dtypes import kind_of, number_dtype, require_cast
 from mpihpc.core.failure import agree, nearest
 from mpihpc.core.staging import Upload, slab_cells
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import phase, tick
-from mpihpc.io.hdf5 import h5py
+from mpihpc.io.formats import FORMATS, Entry, Opened, Streamed, find_format
+from mpihpc.io.formats.npy import read_header
+from mpihpc.io.metadata import Axis, Metadata
+from mpihpc.io.packing import ATTRIBUTES, Packing
+from mpihpc.io.selection import Selection
 
-
-class Entry(NamedTuple):
-    """One array of a file: what can be known without reading it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    units: str | None = None
-    step: tuple[int, ...] | None = None  # reads should begin at multiples of this
-    fortran: bool = False
-    scale: bool = False  # the coordinates of an axis of another one
+_RAW = "read it as stored, decode=False or --raw"
+_ELSEWHERE = ("coordinates", "bounds", "grid_mapping", "cell_measures", "ancillary_variables", "formula_terms")
 
 
 class Reader:
@@ -45,32 +39,50 @@ class Reader:
     Parameters
     ----------
     file : path
-        HDF5, ``.npy`` or ``.npz``.
+        In one of `mpihpc.io.formats.FORMATS`.
+    dataset : str, optional
+        The only one to look at. Default: all are listed.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
+    decode : bool
+        Whether packed numbers (see `mpihpc.io.packing`) become the values that they stand for.
 
     Attributes
     ----------
     entries : dict
-        Name -> `Entry` (name, shape, dtype, units) of every array in the file. A ``.npy`` file has one, named "".
+        Name -> `Entry` (name, shape, dtype, units) of the arrays that have been looked at. A ``.npy`` file has one,
+        named "".
+    streamed : bool
+        Whether rank 0 reads the file from begin to end and deals it out.
     """
 
-    def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        dataset: str | None = None,
+        *,
+        comm: MPI.Intracomm | None = None,
+        decode: bool = True,
+    ) -> None:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
+        self.entries: dict[str, Entry] = {}
+        self._stored: dict[str, Entry] = {}
+        self._packings: dict[str, Packing] = {}
+        self._decode = decode
+        self._opened: Opened | None = None
         phase(f"open {self.file}")
         # Rank 0 looks first: the others open a file only if there is something to open.
-        found: tuple[str, dict[str, Entry]] | None = None
+        number = 0
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
-                found = _inspect(self.file)
-        self.format, self.entries = self.topology.private.bcast(found)
-        self._h5: h5py.File | None = None
-        with agree(self.topology.private):
-            if self.format == "hdf5":
-                self._h5 = h5py.File(self.file, "r")
-            elif self.format == "npy":
-                os.stat(self.file)
+                number = FORMATS.index(find_format(self.file))
+        self._format = FORMATS[self.topology.private.bcast(number)]
+        self.streamed = isinstance(self._format, Streamed)
+        self._look(dataset)
+        with agree(self.topology.private), _readable(self.file):
+            if not isinstance(self._format, Streamed):
+                self._opened = self._format.open(self.file)
 
     def __enter__(self) -> Reader:
         return self
@@ -80,12 +92,12 @@ class Reader:
 
     def close(self) -> None:
         """Close the file."""
-        if self._h5 is not None:
-            self._h5.close()
-            self._h5 = None
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
     def entry(self, dataset: str | None = None) -> Entry:
-        """The array of this name; None: the only one that does not describe the axes of another.
+        """The array of this name; None: the only one that does not describe the axes of another. Collective.
 
         Raises
         ------
@@ -94,28 +106,61 @@ class Reader:
         TypeError
             It does not hold numbers.
         """
-        names = list(self.entries)
-        arrays = [name for name in names if not self.entries[name].scale]
-        if dataset is None and len(arrays) != 1:
-            raise ValueError(f"{self.file} holds {len(arrays)} datasets ({_listed(arrays)}): name one, FILE:DATASET")
-        name = arrays[0] if dataset is None else dataset.strip("/")
-        if name not in self.entries:
-            hint = nearest(name, names, most=20) if names else "it holds none"
-            raise ValueError(f"{self.file} has no dataset {name!r}: {hint}")
-        entry = self.entries[name]
-        try:
-            number_dtype(entry.dtype)
-        except TypeError as error:
-            raise TypeError(f"{self.file}: dataset {name!r}: {error}") from None
-        if not entry.shape:
-            raise ValueError(f"{self.file}: dataset {name!r} has 0 axes: an array needs at least 1")
+        if dataset is not None and dataset.strip("/") not in self.entries:
+            self._look(dataset)
+        with agree(self.topology.private):
+            arrays = [name for name, entry in self.entries.items() if not entry.scale]
+            if dataset is None and len(arrays) != 1:
+                raise ValueError(
+                    f"{self.file} holds {len(arrays)} datasets ({_listed(arrays)}): name one, FILE:DATASET"
+                )
+            name = arrays[0] if dataset is None else dataset.strip("/")
+            if name not in self.entries:
+                hint = nearest(name, self.entries, most=20) if self.entries else "it holds none"
+                raise ValueError(f"{self.file} has no dataset {name!r}: {hint}")
+            entry = self.entries[name]
+            if entry.refused:
+                kind = ValueError if kind_of(entry.dtype) in "biufc" else TypeError
+                raise kind(f"{self.file}: dataset {name!r}: {entry.refused}")
+            try:
+                number_dtype(entry.dtype)
+            except TypeError as error:
+                raise TypeError(f"{self.file}: dataset {name!r}: {error}") from None
+            if not entry.shape:
+                raise ValueError(f"{self.file}: dataset {name!r} has 0 axes: an array needs at least 1")
         return entry
+
+    def metadata(self, dataset: str | None = None, *, slices: Any = None) -> Metadata:
+        """What the file says about an array, coordinates along its axes included. Collective.
+
+        Parameters
+        ----------
+        dataset : str, optional
+            Default: the only one.
+        slices : optional
+            The part that is meant, see `mpihpc.io.read`.
+
+        Returns
+        -------
+        Metadata
+            On all ranks. Attributes that say how values are packed are there only with ``decode=False``.
+        """
+        entry = self.entry(dataset)
+        axes: tuple[Axis, ...] = ()
+        with agree(self.topology.private, root=0), _readable(self.file, entry.name):
+            part = Selection.of(entry.shape, slices)
+            if self.topology.rank == 0 and not isinstance(self._format, Streamed):
+                axes = self._format.axes(self.file, self._stored[entry.name])
+                if axes:
+                    axes = tuple(self._part_of(axes[d], part.ranges[d]) for d in part.kept)
+        return Metadata(self.topology.private.bcast(axes), entry.metadata.attrs)
 
     def read(
         self,
         dataset: str | None = None,
         *,
         dtype: DTypeLike | None = None,
+        slices: Any = None,
         dims: Sequence[int] | None = None,
         halo: int | Sequence[int] | Width = 0,
         decomposition: Decomposition | None = None,
@@ -123,80 +168,146 @@ class Reader:
     ) -> DistArray:
         """Read one array; each rank reads its own box. Collective. See `mpihpc.io.read`."""
         private = self.topology.private
-        with agree(self.topology.private):
-            entry = self.entry(dataset)
+        entry = self.entry(dataset)
+        with agree(private):
+            part = Selection.of(entry.shape, slices)
             if decomposition is None:
-                decomposition = Decomposition.balanced(entry.shape, private.size, halo=halo or 1, dims=dims)
-            if decomposition.shape != entry.shape:
-                raise ValueError(f"the decomposition is for shape {decomposition.shape}, the file has {entry.shape}")
+                decomposition = Decomposition.balanced(part.shape, private.size, halo=halo or 1, dims=dims)
+            if decomposition.shape != part.shape:
+                raise ValueError(f"the decomposition is for shape {decomposition.shape}, the file has {part.shape}")
             require_cast(entry.dtype, number_dtype(entry.dtype if dtype is None else dtype))
         dtype = entry.dtype if dtype is None else dtype
         new = DistArray(decomposition, dtype, comm=self.topology.comm, halo=halo, device=device)
         phase(f"read {self.file}")
         with new.device.lane(urgent=True):
-            if self.format == "npz":
-                self._read_stream(entry, new)
+            if isinstance(self._format, Streamed):
+                self._read_stream(self._format, entry, part, new)
             else:
                 with agree(private):
-                    self._read_block(entry, new)
+                    self._read_block(entry, part, new)
         return new
 
-    def _read_block(self, entry: Entry, new: DistArray) -> None:
+    def read_box(self, entry: Entry, box: Box) -> NDArray[Any]:
+        """Some cells of an array of a file that is not `streamed`, read by this rank alone."""
+        return self.read_part(entry, Selection.of(entry.shape).of_box(box))
+
+    def read_part(self, entry: Entry, index: tuple[slice, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """What `index` names on each axis, bounds and steps positive, read by this rank alone, into `out` if given."""
+        if self._opened is None:
+            raise ValueError(f"{self.file} is closed, or is read from begin to end: use read()")
+        stored, shape = self._stored[entry.name], [len(range(s.start, s.stop, s.step or 1)) for s in index]
+        native = stored.dtype.newbyteorder("=")
+        if out is None:
+            out = np.empty(shape, entry.dtype.newbyteorder("="))
+        cells = out.reshape(shape)
+        direct = entry.name not in self._packings and native == out.dtype and out.flags.c_contiguous
+        raw = cells if direct else np.empty(shape, native)
+        with _readable(self.file, entry.name):
+            self._opened.read(stored, index, raw)
+        if not direct:
+            self._store(entry, raw, cells)
+        return out
+
+    def _read_block(self, entry: Entry, part: Selection, new: DistArray) -> None:
         """In slabs, so that neither a second block nor the pages of a mapped file pile up in memory."""
         local, origin = new.local, new.box.start
-        limit = slab_cells(entry.dtype, new.dtype)
-        slabs = list(new.box.slabs(limit, step=entry.step, fastest_first=entry.fortran))
+        limit, step = slab_cells(self._stored[entry.name].dtype, new.dtype), None
+        if entry.step:
+            step = [max(1, entry.step[d] // part.ranges[d].step) for d in part.kept]
+        slabs = list(new.box.slabs(limit, step=step, fastest_first=entry.fortran))
         with Upload(new.device, new.dtype.itemsize * max((box.size for box in slabs), default=0)) as upload:
             for box in slabs:
                 cells = upload.room(box.shape, new.dtype)
-                self.read_box(entry, box, cells)
+                self.read_part(entry, part.of_box(box), cells)
                 upload.send(cells, local[box.slices(origin)])
                 tick()
 
-    def read_box(self, entry: Entry, box: Box, cells: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Some cells of an array of an HDF5 or ``.npy`` file, read by this rank alone, into `cells` if given."""
-        if cells is None:
-            cells = np.empty(box.shape, entry.dtype.newbyteorder("="))
-        if self._h5 is None:
-            # Mapped anew each time: the pages of the last slab are given back.
-            np.copyto(cells, np.load(self.file, mmap_mode="r", allow_pickle=False)[box.slices()], casting="unsafe")
-            return cells
-        with _readable(self.file, entry.name):
-            dataset = self._h5[entry.name]
-            if dataset.dtype == cells.dtype and not dataset.dtype.metadata and box.size:
-                dataset.read_direct(cells, box.slices())
-            else:
-                np.copyto(cells, dataset[box.slices()], casting="unsafe")
-        return cells
-
-    def _read_stream(self, entry: Entry, new: DistArray) -> None:
+    def _read_stream(self, format: Streamed, entry: Entry, part: Selection, new: DistArray) -> None:
         """Read by rank 0 from begin to end, slab by slab, which goes to its owners. Collective."""
         private, local, origin = self.topology.private, new.local, new.box.start
-        limit, dtype = slab_cells(entry.dtype, new.dtype), entry.dtype.newbyteorder("=")
+        dtype = self._stored[entry.name].dtype
+        limit = slab_cells(dtype, new.dtype)
         with ExitStack() as opened:
-            stream: Any = None
+            stream: IO[bytes] | None = None
             with agree(private, root=0), _readable(self.file, entry.name):
                 if private.rank == 0:
-                    archive = opened.enter_context(zipfile.ZipFile(self.file))
-                    stream = opened.enter_context(archive.open(f"{entry.name}.npy"))
-                    _npy_header(stream)
+                    stream = opened.enter_context(format.stream(self.file, entry))
+                    read_header(stream)
             upload = opened.enter_context(Upload(new.device, min(limit, new.size) * new.dtype.itemsize))
-            for slab in Box.whole(new.shape).slabs(limit, fastest_first=entry.fortran):
-                cells = np.empty((0,) * new.ndim, dtype)
-                with agree(private, root=0), _readable(self.file, entry.name):
+            for slab in Box.whole(entry.shape).slabs(limit, fastest_first=entry.fortran):
+                box, where = part.inside(slab)
+                cells = np.empty((0,) * new.ndim, new.dtype)
+                with agree(private, root=0):
                     if stream is not None:
-                        row = np.frombuffer(stream.read(slab.size * entry.dtype.itemsize), entry.dtype)
-                        cells = row.astype(dtype, copy=False).reshape(slab.shape, order="F" if entry.fortran else "C")
-                delivery = Transfer(_OnRank0(slab), new.decomposition).deliver(self.topology, cells, slab.start)
-                for box, part in delivery:
-                    room = upload.room(box.shape, new.dtype)
-                    np.copyto(room, part, casting="unsafe")
-                    upload.send(room, local[box.slices(origin)])
+                        with _readable(self.file, entry.name):
+                            row = np.frombuffer(stream.read(slab.size * dtype.itemsize), dtype)
+                            raw = row.reshape(slab.shape, order="F" if entry.fortran else "C")[where]
+                        cells = np.empty(box.shape, new.dtype)
+                        self._store(entry, raw, cells)
+                delivery = Transfer(_OnRank0(box), new.decomposition).deliver(self.topology, cells, box.start)
+                for piece, values in delivery:
+                    room = upload.room(piece.shape, new.dtype)
+                    room[...] = values
+                    upload.send(room, local[piece.slices(origin)])
                 delivery.finish()
                 tick()
             with agree(private, root=0), _readable(self.file, entry.name):
                 if stream is not None and stream.read(1):  # only its end says whether it was as it should be
-                    raise ValueError(f"it is longer than {entry.shape} {entry.dtype}")
+                    raise ValueError(f"it is longer than {entry.shape} {dtype}")
+
+    def _store(self, entry: Entry, raw: NDArray[Any], out: NDArray[Any]) -> None:
+        """Stored cells as values, in the dtype of `out`."""
+        try:
+            packing = self._packings.get(entry.name)
+            if packing:
+                raw = packing.decode(raw.astype(raw.dtype.newbyteorder("="), order="C", copy=False))
+            cast(raw, out)
+        except ValueError as error:
+            way = f": {_RAW}" if entry.name in self._packings else ""
+            raise ValueError(f"{self.file}: dataset {entry.name!r}: {error}{way}") from None
+
+    def _look(self, dataset: str | None) -> None:
+        """Take one array of the file into the entries; all of them if it is not there, or None. Collective."""
+        private = self.topology.private
+        found: dict[str, Entry] = {}
+        with agree(private, root=0), _readable(self.file):
+            if private.rank == 0:
+                wanted = None if dataset is None else dataset.strip("/")
+                found = self._format.entries(self.file, wanted)
+                if wanted is not None and wanted not in found:
+                    found = self._format.entries(self.file, None)
+        for name, stored in private.bcast(found).items():
+            self._stored[name] = stored
+            self.entries[name] = self._as_values(stored)
+
+    def _as_values(self, stored: Entry) -> Entry:
+        """The entry of an array as it is going to be read."""
+        dtype, attrs, refused = stored.dtype, dict(stored.metadata.attrs), stored.refused
+        if self._decode and not refused:
+            try:
+                packing = Packing.of(attrs, stored.dtype)
+            except ValueError as error:
+                packing, refused = None, f"{error}: {_RAW}"
+            if packing:
+                self._packings[stored.name] = packing
+                dtype = packing.dtype
+                attrs = {name: value for name, value in attrs.items() if name not in ATTRIBUTES}
+        attrs = {name: value for name, value in attrs.items() if value is not None and name not in _ELSEWHERE}
+        return replace(stored, dtype=dtype, metadata=Metadata(stored.metadata.axes, attrs), refused=refused)
+
+    def _part_of(self, axis: Axis, part: range) -> Axis:
+        """Some of the coordinates along an axis, as values."""
+        values, attrs = axis.values, {k: v for k, v in axis.attrs.items() if v is not None and k not in _ELSEWHERE}
+        packing = None
+        if values is not None and self._decode:
+            try:
+                packing = Packing.of(attrs, values.dtype)
+            except ValueError:
+                values = None  # they cannot be understood, and the array can do without
+        if packing and values is not None:
+            values = packing.decode(values.astype(values.dtype.newbyteorder("=")))
+            attrs = {name: value for name, value in attrs.items() if name not in ATTRIBUTES}
+        return Axis(axis.name, None if values is None else values[part.start : part.stop : part.step], attrs)
 
 
 @dataclass(frozen=True)
@@ -212,23 +323,36 @@ class _OnRank0:
         return [0]
 
 
-def _inspect(file: str) -> tuple[str, dict[str, Entry]]:
-    """The format of a file, and what is in it."""
-    if os.path.isdir(file):
-        raise IsADirectoryError(f"{file} is a folder, not a file")
-    if os.path.exists(file) and not os.path.isfile(file):
-        raise OSError(f"{file} is no regular file: each rank must be able to read its own part")
-    with open(file, "rb") as stream:
-        head = stream.read(8)
-    with _readable(file):
-        if head.startswith(b"\x93NUMPY"):
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-            fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-            return "npy", {"": Entry("", array.shape, array.dtype, fortran=fortran)}
-        if head.startswith(b"PK") and zipfile.is_zipfile(file):
-            return "npz", _inspect_npz(file)
-        with h5py.File(file, "r") as h5:
-            return "hdf5", _inspect_hdf5(h5)
+def cast(cells: NDArray[Any], out: NDArray[Any]) -> None:
+    """Copy numbers into an array of another dtype, in which they may be rounded, but not become others.
+
+    Raises
+    ------
+    ValueError
+        An integer or bool would wrap or lose a fraction, or a finite number become infinite.
+
+    Examples
+    --------
+    >>> cast(np.array([1, 70000]), np.empty(2, np.int16))
+    Traceback (most recent call last):
+    ...
+    ValueError: 70000 does not fit dtype int16: read it as int64
+    """
+    with np.errstate(all="ignore"):
+        np.copyto(out, cells, casting="unsafe")
+        if np.can_cast(cells.dtype, out.dtype, "safe"):
+            return
+        if kind_of(out.dtype) in "biu":
+            wrong = out != cells
+            if kind_of(cells.dtype) == "f" and out.dtype.kind != "b":
+                info = np.iinfo(out.dtype)
+                wrong |= ~((cells >= float(info.min)) & (cells < float(info.max) + 1))
+        else:
+            wrong = np.isfinite(cells) & ~np.isfinite(out)
+    if wrong.any():
+        raise ValueError(
+            f"{cells[wrong][0]} does not fit dtype {out.dtype}: read it as {cells.dtype.newbyteorder('=')}"
+        )
 
 
 @contextmanager
@@ -236,54 +360,18 @@ def _readable(file: str, dataset: str = "") -> Iterator[None]:
     """What the libraries raise for files they cannot read, as one line that names the file."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         what = f"{file}: dataset {dataset!r}" if dataset else file
-        why = "it is neither HDF5 nor .npy nor .npz" if "signature not found" in str(error) else error
-        raise OSError(f"{what} cannot be read: {why}") from error
-
-
-def _inspect_npz(file: str) -> dict[str, Entry]:
-    entries = {}
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.namelist():
-            if not member.endswith(".npy"):
-                continue
-            with archive.open(member) as stream:
-                shape, fortran, dtype = _npy_header(stream)
-            name = member.removesuffix(".npy")
-            entries[name] = Entry(name, shape, dtype, fortran=fortran)
-    return entries
-
-
-def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether in Fortran order, dtype."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
-
-
-def _inspect_hdf5(h5: h5py.File) -> dict[str, Entry]:
-    entries: dict[str, Entry] = {}
-
-    def visit(group: h5py.Group, above: tuple[Any, ...]) -> None:
-        for name in group:
-            item = group.get(name)  # None: a link to nowhere
-            if isinstance(item, h5py.Dataset) and item.shape is not None:
-                units = item.attrs.get("units")
-                if isinstance(units, bytes):  # of a fixed length, as netCDF and C programs write it
-                    units = units.decode(errors="replace")
-                path = f"{group.name}/{name}".lstrip("/")
-                units = units if isinstance(units, str) else None
-                # What is packed, or small enough for HDF5's cache, is best read by whole chunks.
-                packed = item.chunks and (item.compression or math.prod(item.chunks) * item.dtype.itemsize <= 1 << 20)
-                entries[path] = Entry(
-                    path, item.shape, item.dtype, units, item.chunks if packed else None, scale=item.is_scale
-                )
-            elif isinstance(item, h5py.Group) and item.id not in above:  # links may go in circles
-                visit(item, (*above, item.id))
-
-    visit(h5, (h5["/"].id,))
-    return entries
+        raise OSError(f"{what} cannot be read: {error}") from error
 
 
 def _listed(names: list[str]) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import h5py
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -80,29 +79,18 @@ class Source:
         self.file = file
         self._stack = ExitStack()
         with self._stack:
-            reader = self._stack.enter_context(io.Reader(file, comm=MPI.COMM_SELF))
-            self._h5 = self._stack.enter_context(h5py.File(file, "r")) if reader.format == "hdf5" else None
-            names = [n for n in reader.entries if self._h5 is None or not self._h5[n].is_scale]
-            if dataset is None and len(names) != 1:
-                listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"
-                raise ValueError(f"{file} holds {len(names)} datasets ({listed}): name one, FILE DATASET")
-            self.name = names[0] if dataset is None else dataset.strip("/")
-            if self.name not in reader.entries:
-                raise ValueError(f"{file} has no dataset {self.name!r}: {nearest(self.name, names[:20] or ['none'])}")
-            entry = reader.entry(self.name)
-            self.dtype, self.units = entry.dtype, entry.units or ""
+            self._reader = self._stack.enter_context(io.Reader(file, dataset, comm=MPI.COMM_SELF))
+            self._entry = self._reader.entry(dataset)
+            self.name, self.dtype, self.units = self._entry.name, self._entry.dtype, self._entry.units
+            # What can only be read from begin to end is read as a whole.
+            self._whole = self._reader.read(self.name).local if self._reader.streamed else None
+            axes = self._entry.metadata.axes
             self.steps: NDArray[Any] | None = None
-            self._array: Any
-            if self._h5 is not None:
-                self._array = self._h5[self.name]
-                labels = [self._array.dims[d].label for d in range(len(entry.shape))]
-                self.steps = self._steps()
-            else:
-                loaded = np.load(file, mmap_mode="r", allow_pickle=False)
-                self._array = loaded if reader.format == "npy" else loaded[self.name]
-                labels = [""] * len(entry.shape)
+            if len(self._entry.shape) > 1 and axes and axes[0].name == "t":  # numbers over time are a line
+                self.steps = self._reader.metadata(self.name).axes[0].values
             first = 0 if self.steps is None else 1
-            self.shape, self.labels = entry.shape[first:], labels[first:]
+            labels = [axis.name for axis in axes] or [""] * len(self._entry.shape)
+            self.shape, self.labels = self._entry.shape[first:], labels[first:]
             self._stack = self._stack.pop_all()
 
     def __enter__(self) -> Source:
@@ -120,21 +108,16 @@ class Source:
         lead = (*(() if self.steps is None else (k,)), *(n // 2 for n in self.shape[:-2]))
         thin = [-(-n // PIXELS) for n in shown]
         image = np.empty([-(-n // t) for n, t in zip(shown, thin, strict=True)], self.dtype.newbyteorder("="))
-        # Pieces of packed chunks would be unpacked again for each slab; others are read as they come.
-        chunks = self._array.chunks if self._h5 is not None and self._array.compression else None
-        step = [min(c, n) for c, n in zip(chunks[-len(shown) :], shown, strict=True)] if chunks else None
-        try:
-            for box in Box.whole(shown).slabs(max(1, _SLAB_BYTES // self.dtype.itemsize), step=step):
-                corner = [-(-a // t) for a, t in zip(box.start, thin, strict=True)]
-                taken = [slice(c * t, b, t) for c, t, b in zip(corner, thin, box.stop, strict=True)]
-                if any(s.start >= s.stop for s in taken):
-                    continue
-                # The last axis is thinned out in memory: cells in a row are read together.
-                taken[-1] = slice(taken[-1].start, taken[-1].stop)
-                piece = np.asarray(self._array[(*lead, *taken)])[..., :: thin[-1]]
-                image[tuple(slice(c, c + n) for c, n in zip(corner, piece.shape, strict=True))] = piece
-        except (OSError, RuntimeError) as error:
-            raise OSError(f"{self.file}: dataset {self.name!r} cannot be read: {error}") from error
+        step = self._entry.step and [min(c, n) for c, n in zip(self._entry.step[-len(shown) :], shown, strict=True)]
+        for box in Box.whole(shown).slabs(max(1, _SLAB_BYTES // self.dtype.itemsize), step=step):
+            corner = [-(-a // t) for a, t in zip(box.start, thin, strict=True)]
+            taken = [slice(c * t, b, t) for c, t, b in zip(corner, thin, box.stop, strict=True)]
+            if any(s.start >= s.stop for s in taken):
+                continue
+            index = (*(slice(n, n + 1) for n in lead), *taken)
+            piece = self._reader.read_part(self._entry, index) if self._whole is None else self._whole[index]
+            piece = piece.reshape(piece.shape[len(lead) :])
+            image[tuple(slice(c, c + n) for c, n in zip(corner, piece.shape, strict=True))] = piece
         return np.abs(image) if image.dtype.kind == "c" else image
 
     def title(self, k: int) -> str:
@@ -149,17 +132,6 @@ class Source:
             f"{n or f'axis {d}'} = {size // 2}" for d, (n, size) in enumerate(zip(self.labels, hidden, strict=False))
         ]
         return ", ".join(words)
-
-    def _steps(self) -> NDArray[Any] | None:
-        """The values of ``t`` for the snapshots that are whole; None if the first axis is not of snapshots."""
-        if self._array.ndim < 2:  # numbers over time: a line
-            return None
-        first = self._array.dims[0]
-        for name in first:
-            scale = first[name]
-            if (first.label or name) == "t" or scale.name.rpartition("/")[2] == "t":
-                return np.asarray(scale[: self._array.shape[0]])
-        return None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:

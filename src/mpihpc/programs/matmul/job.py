@@ -99,7 +99,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         operands = []
         for (reader, dataset), decomposition in zip(problem.readers, cut, strict=False):
             with reader:
-                wanted = None if reader.format == "npz" else decomposition  # rank 0 reads those, and deals them out
+                wanted = None if reader.streamed else decomposition  # rank 0 reads those, and deals them out
                 operands.append(reader.read(dataset, dtype=dtype, decomposition=wanted, device=problem.device))
         a, b = operands
     else:
@@ -198,12 +198,12 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         own_threads = product_threads(topology.cores, config.threads)
     device = topology.device(config.device)
     threads = topology.private.allreduce(own_threads, op=MPI.MAX)
-    readers = tuple((io.Reader(file, comm=comm), dataset) for file, dataset in map(io.split_name, files))
+    readers = tuple((io.Reader(file, dataset, comm=comm), dataset) for file, dataset in map(io.split_name, files))
+    entries = [reader.entry(dataset) for reader, dataset in readers]
     with agree(comm):
         m, k, n = config.shape or (1024, 1024, 1024)
         dtype = number_dtype(config.dtype or float)
         if readers:
-            entries = [reader.entry(dataset) for reader, dataset in readers]
             for name, entry in zip(files, entries, strict=True):
                 if len(entry.shape) != 2:
                     raise ValueError(f"{name} has shape {entry.shape}: a matrix has 2 axes")

@@ -237,11 +237,12 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
     dtype = np.dtype(config.dtype or float)
     if config.input:
         file, dataset = io.split_name(config.input)
-        reader = io.Reader(file, comm=comm)
-    kernel = _kernel(comm, config.kernel, shape, reader, dataset)
+        reader = io.Reader(file, dataset, comm=comm)
+        entry = reader.entry(dataset)
+        shape = entry.shape
+    kernel = _kernel(comm, config.kernel, shape)
     with agree(comm):
         if reader is not None:
-            entry = reader.entry(dataset)
             shape, units, dtype = entry.shape, entry.units, np.dtype(config.dtype or entry.dtype)
             require_cast(entry.dtype, dtype)
         if config.plot and 0 in shape:
@@ -261,13 +262,11 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
     return Problem(reader, dataset, units, cut, work, kernel, taps, modes, steps, device)
 
 
-def _kernel(
-    comm: MPI.Intracomm, text: str, shape: Sequence[int], reader: io.Reader | None, dataset: str | None
-) -> NDArray[Any]:
+def _kernel(comm: MPI.Intracomm, text: str, shape: Sequence[int]) -> NDArray[Any]:
     """The weights for a ``--kernel`` argument. Rank 0 reads the file, if it is one."""
     weights = None
     with agree(comm, root=0):
-        ndim = len(reader.entry(dataset).shape if reader else shape)
+        ndim = len(shape)
         check_axes(ndim)
         if comm.rank == 0:
             if text.lstrip().startswith("["):
