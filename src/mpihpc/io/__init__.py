@@ -17,13 +17,14 @@ from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.device import Device
 from mpihpc.io.datasets import gzip_level
-from mpihpc.io.outputs import check_target, find_writer
+from mpihpc.io.outputs import Output, check_target, create
 from mpihpc.io.reading import Reader
 from mpihpc.io.series import Series
 from mpihpc.io.writing import Writer
 from mpihpc.io.zarr.writing import ZarrWriter
 
 __all__ = [
+    "Output",
     "Reader",
     "Series",
     "Writer",
@@ -36,12 +37,10 @@ __all__ = [
     "write",
 ]
 
-_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".npy", ".npz")
+_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".npy", ".npz", ".zarr")
 
 
-def open(
-    file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None
-) -> Reader | Writer | ZarrWriter:
+def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None) -> Reader | Output:
     """Open a file on all ranks. Collective. Use it in a ``with`` statement.
 
     Parameters
@@ -60,7 +59,7 @@ def open(
     """
     if mode not in ("r", "w"):
         raise ValueError(f"mode {mode!r} is not 'r' or 'w'")
-    return Reader(file, comm=comm) if mode == "r" else find_writer(file)(file, comm=comm)
+    return Reader(file, comm=comm) if mode == "r" else create(file, comm=comm)
 
 
 def read(
@@ -138,7 +137,7 @@ def write(
     ValueError, OSError
         No such folder, no permission, no room. On all ranks, with the same text.
     """
-    with find_writer(file)(file, comm=array.comm) as writer:
+    with create(file, comm=array.comm) as writer:
         writer.write(dataset, array, attrs=attrs, compress=compress, chunks=chunks)
 
 

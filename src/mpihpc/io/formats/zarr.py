@@ -72,7 +72,7 @@ class Store:
 
 def _is_array(path: str, name: str) -> bool:
     folder = os.path.join(path, name)
-    return is_node(folder) and is_array(folder)
+    return ".." not in name.split("/") and is_node(folder) and is_array(folder)
 
 
 def _coordinates(path: str, array: str, axis: str, n: int) -> Iterator[Axis]:

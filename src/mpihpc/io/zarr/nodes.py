@@ -52,6 +52,18 @@ def walk(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Iterator[s
         yield from walk(folder, f"{path}/{name}".lstrip("/"), (*above, real))
 
 
+def arrays_in(group: str) -> list[str]:
+    """The names of the v3 arrays in a group, not of those below its own groups; none if it does not exist."""
+    if not os.path.isdir(group):
+        return []
+    names = sorted(entry.name for entry in os.scandir(group) if entry.is_dir())
+    return [
+        name
+        for name in names
+        if os.path.isfile(os.path.join(group, name, NODE)) and is_array(os.path.join(group, name))
+    ]
+
+
 def read_node(folder: str) -> dict[str, Any]:
     """The ``zarr.json`` of a node."""
     with open(os.path.join(folder, NODE), "rb") as file:
@@ -105,14 +117,14 @@ def array_node(
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": [zero.real, zero.imag] if dtype.kind == "c" else zero,
         "codecs": codecs,
-        "attributes": dict(attrs),
+        "attributes": _as_json(attrs),
         "dimension_names": list(names),
     }
 
 
 def group_node(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """The ``zarr.json`` of a group, before `consolidate`."""
-    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs), "consolidated_metadata": _below({})}
+    return {"zarr_format": 3, "node_type": "group", "attributes": _as_json(attrs), "consolidated_metadata": _below({})}
 
 
 def consolidate(folder: str) -> None:
@@ -128,3 +140,33 @@ def consolidate(folder: str) -> None:
 
 def _below(nodes: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": "inline", "must_understand": False, "metadata": nodes}
+
+
+def groups_of(array: str) -> list[str]:
+    """The groups that an array is in, the root first.
+
+    >>> groups_of("a/b/c")
+    ['', 'a', 'a/b']
+    """
+    parts = array.split("/")[:-1]
+    return ["/".join(parts[:n]) for n in range(len(parts) + 1)]
+
+
+def _as_json(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as JSON can have them.
+
+    Raises
+    ------
+    ValueError
+        One has a value that is neither text nor numbers, nor lists of them.
+    """
+    found = {}
+    for name, value in attrs.items():
+        if isinstance(value, np.generic | np.ndarray):
+            value = value.tolist()
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"attribute {name!r} is {value!r}: Zarr has text, numbers, and lists of them") from None
+        found[name] = value
+    return found

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from mpihpc.io.datasets import sync
-from mpihpc.io.zarr.nodes import NODE, consolidate, group_node, is_array, is_node, write_node
+from mpihpc.io.zarr.nodes import NODE, consolidate, group_node, groups_of, is_array, is_node, write_node
 
 
 def install(new: str, store: str, arrays: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def _has_more(store: str, arrays: Sequence[str]) -> bool:
 
 
 def _add(new: str, store: str, arrays: Sequence[str]) -> None:
-    groups = sorted({group for array in arrays for group in _groups(array)}, reverse=True)
+    groups = sorted({group for array in arrays for group in groups_of(array)}, reverse=True)
     moved: list[tuple[str, str, bool]] = []
     try:
         for group in reversed(groups):
@@ -66,16 +66,6 @@ def _add(new: str, store: str, arrays: Sequence[str]) -> None:
             for group in groups:
                 consolidate(os.path.join(store, group))
         raise
-
-
-def _groups(array: str) -> list[str]:
-    """The groups that an array is in, the root first.
-
-    >>> _groups("a/b/c")
-    ['', 'a', 'a/b']
-    """
-    parts = array.split("/")[:-1]
-    return ["/".join(parts[:n]) for n in range(len(parts) + 1)]
 
 
 def sync_folders(root: str) -> None:

@@ -11,12 +11,14 @@ import gzip
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Box
@@ -26,34 +28,33 @@ from mpihpc.core.failure import agree
 from mpihpc.core.staging import SLAB_BYTES
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase, tick
-from mpihpc.io.datasets import chunk_grid, gzip_level, sync
+from mpihpc.io.datasets import check_folder, chunk_grid, gzip_level, sync
 from mpihpc.io.filling import Block, sheets, whole_chunks
 from mpihpc.io.metadata import Axis, Metadata
+from mpihpc.io.series import Series
 from mpihpc.io.zarr import nodes
 from mpihpc.io.zarr.placing import install, sync_folders
 
 _AXES = ("w", "z", "y", "x")
 
 
-def check_target(file: str | os.PathLike[str], dataset: str = "data") -> None:
+def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False) -> None:
     """Refuse a result that cannot be written, before anything is computed. For one rank, inside `agree`.
 
     Raises
     ------
     ValueError
-        Not the name of an array, or the store is one of Zarr v2.
+        Not the name of an array, or it would be snapshots.
     OSError
-        The folder does not exist or is not writable, or the name is taken by what is no Zarr store.
+        The folder does not exist or is not writable, or the name is taken: by what is no Zarr store, or one of v2.
     """
     name, target = os.fspath(file), os.path.realpath(file)
-    folder = os.path.dirname(target)
+    if series:
+        raise ValueError(f"{name} cannot be written: snapshots go to HDF5 files, end the name with .h5")
     parts = dataset.strip("/").split("/")
     if not all(part.strip(".") and not part.startswith("__") for part in parts):
         raise ValueError(f"{dataset!r} is no name for an array in {name}: use NAME or GROUP/NAME")
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{name} cannot be written: there is no folder {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{name} cannot be written: no permission to write to folder {folder}")
+    check_folder(name)
     if not os.path.lexists(target):
         return
     if not os.path.isdir(target):
@@ -92,14 +93,16 @@ class ZarrWriter:
     Attributes
     ----------
     attrs : dict
-        Attributes of the root group, on rank 0; add your own. Nothing that differs from run to run is among them:
-        stores of equal arrays are equal, byte by byte.
+        Attributes of the root group, on rank 0; add your own.
+    provenance : dict
+        What differs from run to run is left out of the store: stores of equal arrays are equal, byte by byte.
     """
 
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
         self.attrs: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
         self._arrays: list[str] = []  # on rank 0, in the order in which they take their places
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
@@ -158,7 +161,16 @@ class ZarrWriter:
         with array.device.lane(urgent=True):
             block = whole_chunks(array, chunk)
             with agree(private):
-                write_chunks(folder, chunk, level, block)
+                try:
+                    write_chunks(folder, chunk, level, block)
+                except OSError as error:
+                    raise OSError(error.errno, f"writing failed: {error.strerror}", self.file) from error
+
+    def series(self, dataset: str, like: DistArray, **_: Any) -> Series:
+        """Refused: snapshots go to HDF5 files. Collective."""
+        with agree(self.topology.private):
+            check_target(self.file, dataset, series=True)
+        raise AssertionError("it has been refused")
 
     def close(self) -> None:
         """Flush to the disk, and give the store its name. Collective."""
@@ -194,47 +206,70 @@ class ZarrWriter:
             raise TypeError("Zarr has no type for bfloat16: write u.astype('float32'), which holds the same numbers")
         level = gzip_level(compress)
         self._reserve(array.nbytes)
-        group = dataset.rpartition("/")[0]
-        names = [axis.name for axis in metadata.axes] or list(_AXES[-array.ndim :])
-        for axis in metadata.axes:
+        axes = self._name_axes(dataset, array.shape, metadata.axes)
+        for axis in axes:
             if axis.values is not None:
-                self._write_coordinates(f"{group}/{axis.name}".lstrip("/"), axis)
+                self._write_coordinates(_beside(dataset, axis.name), axis)
+        names = [axis.name for axis in axes]
         chunk = chunk_grid([max(1, n) for n in array.shape], array.dtype.itemsize, None if chunks else SLAB_BYTES)
         node = nodes.array_node(array.shape, array.dtype, chunk, level, names, {**metadata.attrs, **attrs})
         return self._add(dataset, node), chunk, level
 
     def _add(self, name: str, node: Mapping[str, Any]) -> str:
         """Make the folder of an array. For rank 0."""
-        taken = next(
-            (
-                known
-                for known in self._arrays
-                if f"{known}/".startswith(f"{name}/") or f"{name}/".startswith(f"{known}/")
-            ),
-            None,
-        )
-        if taken is not None:
-            raise ValueError(f"{self.file}: dataset {name!r} cannot be made: {taken!r} is there")
-        group = name.rpartition("/")[0]
-        while group:
-            nodes.write_node(os.path.join(self.partial, group), nodes.group_node({}))
-            group = group.rpartition("/")[0]
+        for known in self._arrays:
+            if known == name or known.startswith(f"{name}/") or name.startswith(f"{known}/"):
+                raise ValueError(f"{self.file}: dataset {name!r} cannot be made: {known!r} is there")
         folder = os.path.join(self.partial, name)
         nodes.write_node(folder, node)
+        for group in nodes.groups_of(name)[1:]:
+            nodes.write_node(os.path.join(self.partial, group), nodes.group_node({}))
         self._arrays.append(name)
         return folder
 
+    def _name_axes(self, dataset: str, shape: Sequence[int], axes: Sequence[Axis]) -> list[Axis]:
+        """Axes with names that xarray can put together with those of other arrays in the group. For rank 0.
+
+        Arrays share an axis if it is the same for all. Else it is named after the array, too.
+        """
+        group, _, own = dataset.rpartition("/")
+        defaults = _AXES[-len(shape) :] if len(shape) <= len(_AXES) else [f"dim_{d}" for d in range(len(shape))]
+        named = []
+        for axis, n, default in zip(axes or [Axis() for _ in shape], shape, defaults, strict=True):
+            axis = replace(axis, name=axis.name or default)
+            shared = axis.name != own
+            for store in (self.partial, self._target):
+                arrays = [path for path in nodes.arrays_in(os.path.join(store, group)) if path not in (own, axis.name)]
+                if store == self._target:
+                    arrays = [path for path in arrays if _beside(dataset, path) not in self._arrays]
+                users = [nodes.read_node(os.path.join(store, group, path)) for path in arrays]
+                sizes = {
+                    dict(zip(u.get("dimension_names") or (), u["shape"], strict=False)).get(axis.name) for u in users
+                }
+                if sizes - {None}:
+                    shared &= sizes <= {None, n} and self._same_coordinates(os.path.join(store, group, axis.name), axis)
+            named.append(axis if shared else replace(axis, name=f"{axis.name}_{own}"))
+        return named
+
+    def _same_coordinates(self, folder: str, axis: Axis) -> bool:
+        """Whether an array has the coordinates of an axis, or neither has any."""
+        if axis.values is None or not os.path.isdir(folder):
+            return axis.values is None and not os.path.isdir(folder)
+        try:
+            with open(os.path.join(folder, "c", "0"), "rb") as file:
+                return (
+                    nodes.read_node(folder) == _coordinates_node(axis) and file.read() == _little(axis.values).tobytes()
+                )
+        except OSError:  # it is not one of ours
+            return False
+
     def _write_coordinates(self, name: str, axis: Axis) -> None:
         """An array of coordinates beside those that have the axis. For rank 0."""
-        values = np.asarray(axis.values)
-        folder = os.path.join(self.partial, name)
-        node = nodes.array_node(values.shape, values.dtype, [max(1, values.size)], None, [axis.name], axis.attrs)
-        if name in self._arrays:
-            return
-        self._add(name, node)
-        write_chunks(
-            folder, (max(1, values.size),), None, Block(Box.whole(values.shape), values, Box.whole(values.shape), CPU)
-        )
+        if name not in self._arrays:
+            folder = self._add(name, _coordinates_node(axis))
+            values = np.asarray(axis.values)
+            whole = Box.whole(values.shape)
+            write_chunks(folder, (max(1, values.size),), None, Block(whole, values, whole, CPU))
 
     def _reserve(self, nbytes: int) -> None:
         """Say now that the disk has no room, not when the ranks write."""
@@ -250,6 +285,16 @@ class ZarrWriter:
                 os.unlink(room)
 
 
+def _beside(dataset: str, name: str) -> str:
+    """The path of an array in the group of another."""
+    return f"{dataset.rpartition('/')[0]}/{name}".lstrip("/")
+
+
+def _coordinates_node(axis: Axis) -> dict[str, Any]:
+    values = np.asarray(axis.values)
+    return nodes.array_node(values.shape, values.dtype, (max(1, values.size),), None, [axis.name], axis.attrs)
+
+
 def write_chunks(folder: str, chunk: tuple[int, ...], level: int | None, block: Block) -> None:
     """Write a rank's whole chunks to the disk, each to a file that no other rank writes."""
     low, high = (tuple(-(-a // c) for a, c in zip(end, chunk, strict=True)) for end in block.box)
@@ -257,7 +302,7 @@ def write_chunks(folder: str, chunk: tuple[int, ...], level: int | None, block: 
     corners = [tuple(i * c for i, c in zip(place, chunk, strict=True)) for place in places]
     boxes = [Box(at, tuple(a + c for a, c in zip(at, chunk, strict=True))) & block.box for at in corners]
     for place, sheet in zip(places, sheets(block, boxes), strict=True):
-        cells = np.ascontiguousarray(sheet.cells, sheet.cells.dtype.newbyteorder("<"))
+        cells = _little(sheet.cells)
         if cells.shape != chunk:  # at the end of an axis: a file holds a whole chunk all the same
             part, cells = cells, np.zeros(chunk, cells.dtype)
             cells[tuple(map(slice, part.shape))] = part
@@ -269,3 +314,8 @@ def write_chunks(folder: str, chunk: tuple[int, ...], level: int | None, block: 
             file.flush()
             os.fsync(file.fileno())
         tick()
+
+
+def _little(cells: NDArray[Any]) -> NDArray[Any]:
+    """Cells as they are in a file: in C order, the lowest byte first."""
+    return np.ascontiguousarray(cells, cells.dtype.newbyteorder("<"))
