@@ -16,6 +16,7 @@ from mpi4py import MPI
 import mpihpc
 from fake_device import FakeDevice
 from mpihpc.io import datasets
+from mpihpc.io.metadata import Axis, Metadata
 from mpihpc.io.zarr import placing, writing
 
 COMM = MPI.COMM_WORLD
@@ -69,6 +70,7 @@ def test_write(shared_tmp_path, monkeypatch, options, on):
                 found, node = by_the_specification(shared_tmp_path / "a.zarr" / "data")
                 assert found.dtype == whole.dtype and found.tobytes() == whole.tobytes()
                 assert node["attributes"]["units"] == "m"
+                assert len(node["dimension_names"]) == len(shape)
                 assert os.listdir(shared_tmp_path) == ["a.zarr"]
             COMM.Barrier()
 
@@ -220,3 +222,49 @@ def test_refused_before_any_work(shared_tmp_path):
     with pytest.raises(ValueError, match="unknown compression 'zip'"):
         mpihpc.io.write(shared_tmp_path / "b.zarr", u, compress="zip")
     assert tree(shared_tmp_path) == before
+
+
+def about(store, *names):
+    """Names of axes, shapes and attributes of arrays, on rank 0, for all."""
+    found = None
+    if COMM.rank == 0:
+        nodes = [json.loads((store / name / "zarr.json").read_text()) for name in names]
+        found = [(node["dimension_names"], node["shape"], node["attributes"]) for node in nodes]
+    return COMM.bcast(found)
+
+
+def test_axes_have_coordinates_beside_the_array(shared_tmp_path):
+    store = shared_tmp_path / "a.zarr"
+    u = mpihpc.asarray(numbers((4, 3), "d"))
+    axes = (Axis("lat", np.array([1.5, 2.5, 3.5, 4.5]), {"units": "degrees_north"}), Axis("lon", np.arange(3)))
+    with mpihpc.io.open(store, "w", comm=u.comm) as writer:
+        writer.write("g/u", u, metadata=Metadata(axes, {"units": "K"}), attrs={"n": np.int64(3), "ab": np.ones(2)})
+        writer.write("g/v", u, metadata=Metadata(axes))
+    assert about(store, "g/u", "g/v", "g/lat", "g/lon") == [
+        (["lat", "lon"], [4, 3], {"units": "K", "n": 3, "ab": [1.0, 1.0]}),
+        (["lat", "lon"], [4, 3], {}),
+        (["lat"], [4], {"units": "degrees_north"}),
+        (["lon"], [3], {}),
+    ]
+    assert np.array_equal(cells(store / "g/lat"), axes[0].values) and cells(store / "g/lon").tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="attribute 'who' is"):
+        mpihpc.io.write(store, u, "w", attrs={"who": object})
+
+
+def test_axes_that_differ_do_not_share_a_name(shared_tmp_path):
+    store = shared_tmp_path / "a.zarr"
+    u, longer = mpihpc.asarray(numbers((4, 3), "d")), mpihpc.asarray(numbers((5, 3), "d"))
+    for array, name in [(u, "u"), (longer, "v"), (u, "w")]:
+        mpihpc.io.write(store, array, name)
+    assert [names for names, *_ in about(store, "u", "v", "w")] == [["y", "x"], ["y_v", "x"], ["y", "x"]]
+    ours, others = (Metadata((Axis("lat", np.arange(4.0) + k), Axis("lon"))) for k in (0, 1))
+    with mpihpc.io.open(store, "w", comm=u.comm) as writer:
+        writer.write("a", u, metadata=ours)
+        writer.write("b", u, metadata=others)
+    with mpihpc.io.open(store, "w", comm=u.comm) as writer:
+        writer.write("c", u, metadata=others)
+        writer.write("d", u, metadata=ours)
+    names = [["lat", "lon"], ["lat_b", "lon"], ["lat_c", "lon"], ["lat", "lon"]]
+    assert [names for names, *_ in about(store, "a", "b", "c", "d")] == names
+    mpihpc.io.write(store, longer, "a")
+    assert about(store, "a")[0][0] == ["y_a", "x"]

@@ -72,7 +72,9 @@ def found(tmp_path_factory):
                 "raw": {"compressors": None},
                 "gzip": {"compressors": zarr.codecs.GzipCodec() if version == 3 else __import__("numcodecs").GZip()},
                 "default": {},
-                "g/h/turned": {"order": "F"} if version == 2 else {"filters": [zarr.codecs.TransposeCodec(order=(1, 0))]},
+                "g/h/turned": {"order": "F"}
+                if version == 2
+                else {"filters": [zarr.codecs.TransposeCodec(order=(1, 0))]},
             }.items():
                 made = group.create_array(name, shape=WHOLE.shape, chunks=(7, 11), dtype="f8", **options)
                 made[:] = WHOLE
@@ -106,7 +108,9 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("version", [2, 3])
 def test_read_what_zarr_python_wrote(found, version):
     same = ["raw", "gzip", "default", "g/h/turned", "big", *(["shards"] if version == 3 else [])]
-    cells, about = read(found, f"v{version}.zarr", *same, "filled", "empty", "complex", "flags", "text", "time", "scalar")
+    cells, about = read(
+        found, f"v{version}.zarr", *same, "filled", "empty", "complex", "flags", "text", "time", "scalar"
+    )
     for name in same:
         assert np.array_equal(cells[name], WHOLE) and about[name][0] == ("float32" if name == "big" else "float64")
     assert cells["filled"].sum() == 9 - 7 * 72 and cells["empty"].shape == (0, 3)
@@ -150,7 +154,9 @@ def test_a_bad_array_harms_itself_alone(found, tmp_path):
     (tmp_path / "bad.zarr/type/zarr.json").write_text(json.dumps(node | {"data_type": "float8_e4m3"}))
     (tmp_path / "bad.zarr/json/zarr.json").write_text("{")
     os.symlink("..", tmp_path / "bad.zarr/loop")
-    cells, about = read(tmp_path, "bad.zarr", "good", *broken, "codec", "type", "json", "nothing", "loop", "../bad.zarr/good/..")
+    cells, about = read(
+        tmp_path, "bad.zarr", "good", *broken, "codec", "type", "json", "nothing", "loop", "../bad.zarr/good/.."
+    )
     assert list(cells) == ["good"] and np.array_equal(cells["good"], WHOLE)
     for name in broken:
         assert f"bad.zarr: dataset '{name}' cannot be read: " in about[name]

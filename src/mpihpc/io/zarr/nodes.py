@@ -5,6 +5,7 @@ By the specification (https://zarr-specs.readthedocs.io, v3 core). Nothing here 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,16 +53,15 @@ def walk(folder: str, path: str = "", above: tuple[str, ...] = ()) -> Iterator[s
         yield from walk(folder, f"{path}/{name}".lstrip("/"), (*above, real))
 
 
-def arrays_in(group: str) -> list[str]:
-    """The names of the v3 arrays in a group, not of those below its own groups; none if it does not exist."""
-    if not os.path.isdir(group):
-        return []
-    names = sorted(entry.name for entry in os.scandir(group) if entry.is_dir())
-    return [
-        name
-        for name in names
-        if os.path.isfile(os.path.join(group, name, NODE)) and is_array(os.path.join(group, name))
-    ]
+def arrays_in(group: str) -> dict[str, dict[str, Any]]:
+    """Name -> ``zarr.json`` of the arrays right in a group, as far as they can be read; none if there is no group."""
+    found = {}
+    for entry in sorted(os.scandir(group), key=lambda entry: entry.name) if os.path.isdir(group) else ():
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            node = read_node(entry.path)
+            if node["node_type"] == "array":
+                found[entry.name] = node
+    return found
 
 
 def read_node(folder: str) -> dict[str, Any]:

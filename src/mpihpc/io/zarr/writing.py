@@ -239,15 +239,16 @@ class ZarrWriter:
             axis = replace(axis, name=axis.name or default)
             shared = axis.name != own
             for store in (self.partial, self._target):
-                arrays = [path for path in nodes.arrays_in(os.path.join(store, group)) if path not in (own, axis.name)]
-                if store == self._target:
-                    arrays = [path for path in arrays if _beside(dataset, path) not in self._arrays]
-                users = [nodes.read_node(os.path.join(store, group, path)) for path in arrays]
                 sizes = {
-                    dict(zip(u.get("dimension_names") or (), u["shape"], strict=False)).get(axis.name) for u in users
+                    cells
+                    for path, node in nodes.arrays_in(os.path.join(store, group)).items()
+                    if path not in (own, axis.name)
+                    and not (store == self._target and _beside(dataset, path) in self._arrays)
+                    for label, cells in zip(node.get("dimension_names") or (), node["shape"], strict=False)
+                    if label == axis.name
                 }
-                if sizes - {None}:
-                    shared &= sizes <= {None, n} and self._same_coordinates(os.path.join(store, group, axis.name), axis)
+                if sizes:
+                    shared &= sizes == {n} and self._same_coordinates(os.path.join(store, group, axis.name), axis)
             named.append(axis if shared else replace(axis, name=f"{axis.name}_{own}"))
         return named
 
