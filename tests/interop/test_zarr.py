@@ -155,7 +155,7 @@ def test_a_bad_array_harms_itself_alone(found, tmp_path):
     (tmp_path / "bad.zarr/json/zarr.json").write_text("{")
     os.symlink("..", tmp_path / "bad.zarr/loop")
     cells, about = read(
-        tmp_path, "bad.zarr", "good", *broken, "codec", "type", "json", "nothing", "loop", "../bad.zarr/good/.."
+        tmp_path, "bad.zarr", "good", *broken, "codec", "type", "json", "nothing", "loop", "../bad.zarr/good"
     )
     assert list(cells) == ["good"] and np.array_equal(cells["good"], WHOLE)
     for name in broken:
@@ -209,6 +209,5 @@ def test_others_read_what_the_ranks_wrote(written):
         assert group[name].attrs["units"] == "m"
         assert np.array_equal(dask.from_zarr(written / "3.zarr", name).compute(), whole)
         folder, _, own = name.rpartition("/")
-        others = [other for other in group if other != name]
-        with xarray.open_zarr(written / "3.zarr", group=folder or None, drop_variables=others) as data:
-            assert data[own].dims == tuple("wzyx"[-whole.ndim :]) and data[own].values.tobytes() == whole.tobytes()
+        with xarray.open_zarr(written / "3.zarr", group=folder or None) as data:  # all of a group together
+            assert data[own].ndim == whole.ndim and data[own].values.tobytes() == whole.tobytes()
