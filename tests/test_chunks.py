@@ -133,7 +133,7 @@ def test_files_in_chunks(comm, shared_tmp_path):
     fails_alike(
         comm,
         ValueError,
-        "x.npz is a zip",
+        "x.npz is compressed as a whole",
         lambda: mpihpc.map_reduce(np.sum, shared_tmp_path / "x.npz", np.add, comm=comm),
     )
     fails_alike(

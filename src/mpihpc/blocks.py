@@ -161,12 +161,14 @@ def map_reduce(
                 tick()
 
     if not is_distributed(source):
-        file, dataset = split_name(os.fspath(source))  # type: ignore[arg-type]
+        file, dataset = topology.private.bcast(split_name(os.fspath(source)))  # type: ignore[arg-type]
         with Reader(file, dataset, comm=topology.comm) as reader:
             entry = reader.entry(dataset)
             with agree(topology.private):
                 if reader.streamed:
-                    raise ValueError(f"{file} is compressed as a whole, which is not read in pieces: read() it")
+                    raise ValueError(
+                        f"{file} is compressed as a whole and cannot be read in pieces: read() it, or save a .npy"
+                    )
                 row_bytes = max(1, entry.dtype.itemsize * int(np.prod(entry.shape[1:])))
                 layout = _chunks(entry.shape, topology.size, rows or max(1, _CHUNK_BYTES // row_bytes))
                 dtype = number_dtype(entry.dtype)

@@ -1,11 +1,12 @@
 """Files: each rank reads and writes its own box.
 
-Reads HDF5, ``.npy`` and ``.npz``; writes HDF5. A written file has one layout whatever the number of ranks, appears
-under its name only when it is whole, and opens with plain ``h5py.File(name)[dataset]``.
+Reads HDF5, Zarr, ``.npy`` and ``.npz``; writes HDF5 and Zarr. A written file has one layout whatever the number of
+ranks, appears under its name only when it is whole, and opens with plain ``h5py.File(name)[dataset]`` or zarr-python.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -17,8 +18,10 @@ from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.device import Device
 from mpihpc.io.datasets import gzip_level
+from mpihpc.io.formats import FORMATS
 from mpihpc.io.outputs import Output, check_target, create
 from mpihpc.io.reading import Reader
+from mpihpc.io.selection import parse_slices
 from mpihpc.io.series import Series
 from mpihpc.io.writing import Writer
 from mpihpc.io.zarr.writing import ZarrWriter
@@ -30,27 +33,33 @@ __all__ = [
     "Writer",
     "ZarrWriter",
     "check_target",
+    "create",
     "gzip_level",
     "open",
+    "parse_slices",
     "read",
     "split_name",
     "write",
 ]
 
-_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".npy", ".npz", ".zarr")
+_SUFFIXES = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".nc4", ".npy", ".npz", ".vtkhdf", ".zarr")  # of new files
 
 
-def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None) -> Reader | Output:
+def open(
+    file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None, decode: bool = True
+) -> Reader | Output:
     """Open a file on all ranks. Collective. Use it in a ``with`` statement.
 
     Parameters
     ----------
     file : path
-        HDF5, ``.npy`` or ``.npz`` to read; HDF5 to write.
+        HDF5, Zarr, ``.npy`` or ``.npz`` to read; HDF5, or Zarr by a name that ends with ``.zarr``, to write.
     mode : str
-        "r": a `Reader`. "w": a `Writer`; the file appears under its name, whole, when it is closed without an error.
+        "r": a `Reader`. "w": a `Writer` or a `ZarrWriter`; the file appears under its name, whole, when it is closed without an error.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
+    decode : bool
+        For reading, see `read`.
 
     Raises
     ------
@@ -59,7 +68,7 @@ def open(file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | No
     """
     if mode not in ("r", "w"):
         raise ValueError(f"mode {mode!r} is not 'r' or 'w'")
-    return Reader(file, comm=comm) if mode == "r" else create(file, comm=comm)
+    return Reader(file, comm=comm, decode=decode) if mode == "r" else create(file, comm=comm)
 
 
 def read(
@@ -67,6 +76,8 @@ def read(
     dataset: str | None = None,
     *,
     dtype: DTypeLike | None = None,
+    slices: Any = None,
+    decode: bool = True,
     comm: MPI.Intracomm | None = None,
     dims: Sequence[int] | None = None,
     halo: int | Sequence[int] | Width = 0,
@@ -81,11 +92,21 @@ def read(
     Parameters
     ----------
     file : path
-        HDF5, ``.npy`` (memory-mapped) or ``.npz`` (read by rank 0, and dealt slab by slab).
+        HDF5 (netCDF 4 and MATLAB 7.3 included), ``.npy`` (memory-mapped) or ``.npz`` (read by rank 0, and dealt slab
+        by slab). What is in the file decides, not its name.
     dataset : str, optional
         The dataset of an HDF5 file, the key of an ``.npz`` file. Default: the only one.
     dtype : dtype, optional
-        Of the array. Default: that of the file, in native byte order.
+        Of the array. Default: that of the values in the file, in native byte order. Numbers may be rounded; those that
+        do not fit are refused.
+    slices : optional
+        The part to read, as ``np.s_[-1, :, ::2]``: an integer drops its axis; steps are 1 or more. Each rank reads its
+        own cells of it only. Default: all.
+    decode : bool
+        Packed numbers (the attributes ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``,
+        ``valid_range``, ``valid_min``, ``valid_max`` and ``_Unsigned`` of the CF conventions) become the values that
+        they stand for, NaN where there is none: float32 where that holds them exactly, else float64, integers with a
+        fill value too. False: the numbers as they are stored.
     comm, dims, halo, device
         See `mpihpc.empty`.
     decomposition : Decomposition, optional
@@ -94,10 +115,16 @@ def read(
     Raises
     ------
     ValueError, TypeError, OSError
-        No such file or dataset, another format, truncated, or not numbers. On all ranks, with the same text.
+        No such file or dataset, another format, truncated, or not numbers; a part that is not there, or values that
+        do not fit `dtype`. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> u = mpihpc.io.read("run.h5", "data", slices=np.s_[-1])  # doctest: +SKIP
     """
-    with Reader(file, dataset, comm=comm) as reader:
-        return reader.read(dataset, dtype=dtype, dims=dims, halo=halo, decomposition=decomposition, device=device)
+    with Reader(file, dataset, comm=comm, decode=decode) as reader:
+        options: dict[str, Any] = {"dims": dims, "halo": halo, "decomposition": decomposition, "device": device}
+        return reader.read(dataset, dtype=dtype, slices=slices, **options)
 
 
 def write(
@@ -109,9 +136,10 @@ def write(
     compress: str | None = None,
     chunks: bool = False,
 ) -> None:
-    """Write an array into a new HDF5 file; each rank writes its own box. Collective.
+    """Write an array into a new HDF5 file or Zarr store; each rank writes its own cells. Collective.
 
-    An old file of this name is replaced when the new one is whole; until then, and after any failure, it stays.
+    An old file of this name is replaced when the new one is whole; until then, and after any failure, it stays. Arrays
+    of a Zarr store that have other names stay.
 
     Blocks in host memory are written from where they lie (parts of packed chunks are moved before). Those on a GPU come
     to host memory in sheets of at most 16 MiB, or of one packed chunk if that is larger: two at a time, however large
@@ -120,7 +148,7 @@ def write(
     Parameters
     ----------
     file : path
-        The file; its folder must exist.
+        The file, or a name that ends with ``.zarr``; its folder must exist.
     array : DistArray
         What to write.
     dataset : str
@@ -130,7 +158,7 @@ def write(
     compress : str, optional
         "gzip" or "gzip:LEVEL", level 1 to 9.
     chunks : bool
-        In chunks of about 1 MiB. Default: contiguous, unless compressed.
+        In chunks of about 1 MiB. Default: contiguous, unless compressed; in Zarr, of at most 16 MiB.
 
     Raises
     ------
@@ -142,12 +170,23 @@ def write(
 
 
 def split_name(text: str) -> tuple[str, str | None]:
-    """``FILE[:DATASET]`` in two.
+    """``FILE[:DATASET]`` in two; both may have colons.
 
+    What exists on the disk decides: the longest text before a colon, or before the end, that names a file or a Zarr
+    store. If nothing exists, as for a new output, it is the longest text before a colon that ends as a file of a known
+    format does. Else the whole text is the file.
+
+    Examples
+    --------
     >>> split_name("run:1/dem.npz:elevation"), split_name("out.h5")
     (('run:1/dem.npz', 'elevation'), ('out.h5', None))
     """
-    file, colon, dataset = text.rpartition(":")
-    if colon and file.lower().endswith(_SUFFIXES):
-        return file, dataset
+    ends = [len(text), *(k for k in range(len(text) - 1, 0, -1) if text[k] == ":")]
+    for end in ends:
+        file = text[:end]
+        if os.path.exists(file) and (not os.path.isdir(file) or any(f.recognises(file, b"") for f in FORMATS)):
+            return file, text[end + 1 :] if end < len(text) else None
+    for end in ends[1:]:
+        if text[:end].lower().endswith(_SUFFIXES):
+            return text[:end], text[end + 1 :]
     return text, None

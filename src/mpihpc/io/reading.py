@@ -27,7 +27,7 @@ from mpihpc.io.formats import FORMATS, Entry, Opened, Streamed, find_format
 from mpihpc.io.formats.npy import read_header
 from mpihpc.io.metadata import Axis, Metadata
 from mpihpc.io.packing import ATTRIBUTES, Packing
-from mpihpc.io.selection import Selection
+from mpihpc.io.selection import Selection, parse_slices
 
 _RAW = "read it as stored, decode=False or --raw"
 _ELSEWHERE = ("coordinates", "bounds", "grid_mapping", "cell_measures", "ancillary_variables", "formula_terms")
@@ -129,6 +129,24 @@ class Reader:
             if not entry.shape:
                 raise ValueError(f"{self.file}: dataset {name!r} has 0 axes: an array needs at least 1")
         return entry
+
+    def array(self, dataset: str | None = None, slices: str | None = None) -> tuple[Entry, Any]:
+        """An array for a program, and the part of it that a text names: snapshots are none. Collective.
+
+        Raises
+        ------
+        ValueError
+            It is a series of snapshots, and the text does not choose one.
+        """
+        entry = self.entry(dataset)
+        with agree(self.topology.private):
+            part = None if slices is None else parse_slices(slices)
+            if entry.series and 0 in Selection.of(entry.shape, part).kept:
+                raise ValueError(
+                    f"{self.file}: dataset {entry.name!r} holds {entry.shape[0]} snapshots along t, not one array: "
+                    "choose one, such as the last: --slice=-1"
+                )
+            return replace(entry, shape=Selection.of(entry.shape, part).shape), part
 
     def metadata(self, dataset: str | None = None, *, slices: Any = None) -> Metadata:
         """What the file says about an array, coordinates along its axes included. Collective.
@@ -243,7 +261,7 @@ class Reader:
                             row = np.frombuffer(stream.read(slab.size * dtype.itemsize), dtype)
                             raw = row.reshape(slab.shape, order="F" if entry.fortran else "C")[where]
                         cells = np.empty(box.shape, new.dtype)
-                        self._store(entry, raw, cells)
+                        self._store(entry, raw.reshape(box.shape), cells)
                 delivery = Transfer(_OnRank0(box), new.decomposition).deliver(self.topology, cells, box.start)
                 for piece, values in delivery:
                     room = upload.room(piece.shape, new.dtype)

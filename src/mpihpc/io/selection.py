@@ -84,21 +84,22 @@ class Selection(NamedTuple):
 
     def inside(self, box: Box) -> tuple[Box, tuple[slice | int, ...]]:
         """Which box of the part a box of the whole array holds, and where its cells are in that one."""
-        start, stop, where = [], [], []
+        start, stop = [], []
+        where: list[slice | int] = []
+        empty = False
         for axis, (a, b, r) in enumerate(zip(*box, self.ranges, strict=True)):
             low, high = (min(max(-(-(end - r.start) // r.step), 0), len(r)) for end in (a, b))
+            empty |= low >= high
             first = r.start + low * r.step - a
-            where.append(slice(first, first + (high - low - 1) * r.step + 1, r.step) if high > low else slice(0, 0))
             if axis in self.kept:
                 start.append(low)
                 stop.append(high)
-        empty = any(s.stop == s.start for s in where)
+                where.append(slice(first, first + (high - low - 1) * r.step + 1, r.step))
+            else:
+                where.append(first)
         if empty:
-            stop = list(start)
-        index: list[slice | int] = [
-            s if axis in self.kept else s.start if not empty else slice(0, 0) for axis, s in enumerate(where)
-        ]
-        return Box(tuple(start), tuple(stop)), tuple(index)
+            return Box(tuple(start), tuple(start)), (slice(0, 0),) * len(self.ranges)
+        return Box(tuple(start), tuple(stop)), tuple(where)
 
 
 def parse_slices(text: str) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 import warnings
@@ -46,6 +47,8 @@ def execute(
         traceback.
     """
     comm = MPI.COMM_WORLD
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         check_launch()
     except OSError as error:

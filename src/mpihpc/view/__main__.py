@@ -114,7 +114,7 @@ class Source:
             taken = [slice(c * t, b, t) for c, t, b in zip(corner, thin, box.stop, strict=True)]
             if any(s.start >= s.stop for s in taken):
                 continue
-            index = (*(slice(n, n + 1) for n in lead), *taken)
+            index = (*(slice(n, n + 1, 1) for n in lead), *taken)
             piece = self._reader.read_part(self._entry, index) if self._whole is None else self._whole[index]
             piece = piece.reshape(piece.shape[len(lead) :])
             image[tuple(slice(c, c + n) for c, n in zip(corner, piece.shape, strict=True))] = piece
@@ -122,7 +122,7 @@ class Source:
 
     def title(self, k: int) -> str:
         """What a frame shows."""
-        words = [self.name if self.name else os.path.basename(self.file)]
+        words = [self.name or os.fsencode(os.path.basename(self.file)).decode(errors="replace")]
         if self.dtype.kind == "c":
             words[0] = f"|{words[0]}|"
         if self.steps is not None:

@@ -22,6 +22,7 @@ NAME = "HDF5"
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _OBJECTS, _DEPTH, _SECONDS = 10_000, 32, 10.0  # of a listing
+_THINNED = 1 << 25  # bytes that are read to take every n-th cell of them
 _LINKS = 64  # that lead from one to the next
 _STORAGE = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "DIMENSION_LABELS"}
 _FILTERS = {  # those that HDF5 itself has not, and the package that brings them
@@ -81,8 +82,12 @@ class _Reading:
                 raise OSError("it is no longer there")
             self._datasets[entry.name] = h5py.Dataset(found[0])
         dataset = self._datasets[entry.name]
-        if dataset.dtype.metadata:  # an enumeration: HDF5 does not make integers of it
-            np.copyto(out, dataset[index])
+        last = index[-1]
+        thin = last.step if last.step * out.nbytes <= _THINNED else 1
+        if thin > 1:  # HDF5 takes cells in a row together, and others one by one
+            index = (*index[:-1], slice(last.start, last.stop))
+        if thin > 1 or dataset.dtype.metadata:  # of an enumeration HDF5 makes no integers
+            np.copyto(out, dataset[index][..., ::thin])
         else:
             dataset.read_direct(out, index)
 
@@ -117,7 +122,7 @@ class _Tree:
             spellings.append(name.encode("latin-1"))
         for spelling in spellings:
             with contextlib.suppress(KeyError):
-                found, _, path = self._follow(self._root, self._first, spelling, _LINKS)
+                found, path = self._follow(self._root, self._first, spelling, _LINKS)
                 return (found, path) if isinstance(found, h5py.h5d.DatasetID) else None
         return None
 
@@ -139,7 +144,7 @@ class _Tree:
             else:
                 path, group, file, name = links.popleft()
                 try:
-                    item, _, file = self._follow(group, file, name, _LINKS)
+                    item, file = self._follow(group, file, name, _LINKS)
                 except (KeyError, OSError, RuntimeError, ValueError):
                     continue  # it leads nowhere
             info = h5py.h5o.get_info(item)
@@ -174,32 +179,31 @@ class _Tree:
                 self._files[real] = h5py.File(path, "r")  # this process has it open
         return h5py.h5o.open(self._files[real].id, b"/")
 
-    def _follow(self, group: Any, file: str, path: bytes, left: int) -> tuple[Any, Any, str]:
-        """What is at a path: the object, the group above it, and the file it is in.
+    def _follow(self, group: Any, file: str, path: bytes, left: int) -> tuple[Any, str]:
+        """What is at a path: the object, and the file that it is in.
 
         By hand, because HDF5 would open whatever an external link names, a FIFO too, and wait.
         """
         if not left:
             raise OSError(f"more than {_LINKS} links lead from one to the next")
         here = h5py.h5o.open(group, b"/") if path.startswith(b"/") else group
-        above = here
         for part in path.split(b"/"):
             if part in (b"", b"."):
                 continue
-            if not isinstance(here, h5py.h5g.GroupID):
+            if not isinstance(here, h5py.h5g.GroupID) or not here.links.exists(part):
                 raise KeyError(part)
-            above, kind = here, here.links.get_info(part).type
+            kind = here.links.get_info(part).type
             if kind == h5py.h5l.TYPE_HARD:
                 here = h5py.h5o.open(here, part)
             elif kind == h5py.h5l.TYPE_SOFT:
-                here, above, file = self._follow(here, file, here.links.get_val(part), left - 1)
+                here, file = self._follow(here, file, here.links.get_val(part), left - 1)
             elif kind == h5py.h5l.TYPE_EXTERNAL:
                 there, inner = here.links.get_val(part)
                 file = _beside(file, os.fsdecode(there))
-                here, above, file = self._follow(self._open(file), file, b"/" + inner, left - 1)
+                here, file = self._follow(self._open(file), file, b"/" + inner, left - 1)
             else:
                 raise KeyError(part)
-        return here, above, file
+        return here, file
 
 
 def _beside(file: str, named: str) -> str:
@@ -229,18 +233,20 @@ def _describe(name: str, item: Any, file: str) -> Entry:
     return Entry(
         name,
         shape or (),
-        dtype,
+        dtype if dtype.kind in "biufc" else np.dtype("V1"),  # others may not travel to other ranks
         Metadata(named, attributes(dataset)),
         step=chunks if whole else None,
         scale=bool(h5py.h5ds.is_scale(item)),
         series=series,
-        refused="it is empty: it has a type, but no cells" if shape is None else _unreadable(item, dtype, layout, file),
+        refused="it is empty: it has a type, but no cells"
+        if shape is None
+        else _unreadable(dataset, dtype, layout, file),
     )
 
 
-def _unreadable(item: Any, dtype: np.dtype, layout: Any, file: str) -> str:
+def _unreadable(dataset: Any, dtype: np.dtype, layout: Any, file: str) -> str:
     """Why the cells of a dataset cannot be read, or would not be what they should; "" if all is well."""
-    kind = item.get_type().get_class()
+    kind = dataset.id.get_type().get_class()
     if kind == h5py.h5t.COMPOUND and dtype.names:
         fields = ", ".join(f"{name} ({dtype[name]})" for name in dtype.names)
         return f"a compound is not one of numbers; its fields are {fields}: write one of them as a dataset of its own"
@@ -254,6 +260,10 @@ def _unreadable(item: Any, dtype: np.dtype, layout: Any, file: str) -> str:
     }.get(kind)
     if other:
         return f"it holds {other} ({dtype}), which is not one of numbers: name another dataset"
+    if dataset.attrs.get("MATLAB_empty"):
+        return "it is an empty array of MATLAB: its cells are the shape"
+    if "MATLAB_class" in dataset.attrs and _plain(dataset.attrs["MATLAB_class"]) in ("char", "cell", "struct"):
+        return f"it is a {_plain(dataset.attrs['MATLAB_class'])} array of MATLAB, which is not one of numbers"
     for k in range(layout.get_nfilters()):
         code, _, _, label = layout.get_filter(k)
         if not h5py.h5z.filter_avail(code):
@@ -319,12 +329,16 @@ def attributes(dataset: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Text as str, whatever its encoding."""
+    """Numbers, and text as str, whatever its encoding; None for anything else."""
     if isinstance(value, bytes | str):
         return _text(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "SO":
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind in "SO"
+        and all(isinstance(v, bytes | str) for v in value.flat)
+    ):
         return np.array([_text(item) for item in value.ravel()]).reshape(value.shape)
-    return None if isinstance(value, h5py.Empty) else value
+    return value if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc" else None
 
 
 def _text(raw: bytes | str) -> str:

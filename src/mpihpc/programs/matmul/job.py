@@ -60,7 +60,7 @@ class Result:
 class Problem:
     """What a configuration means, after all of it has been looked at and found good."""
 
-    readers: tuple[tuple[io.Reader, str | None], ...]
+    readers: tuple[tuple[io.Reader, str | None, Any], ...]  # with the dataset, and the part of it
     plan: ProductPlan
     cut: Layouts
     dtype: np.dtype
@@ -97,10 +97,12 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     phase("make the operands")
     if problem.readers:
         operands = []
-        for (reader, dataset), decomposition in zip(problem.readers, cut, strict=False):
+        for (reader, dataset, part), decomposition in zip(problem.readers, cut, strict=False):
             with reader:
                 wanted = None if reader.streamed else decomposition  # rank 0 reads those, and deals them out
-                operands.append(reader.read(dataset, dtype=dtype, decomposition=wanted, device=problem.device))
+                operands.append(
+                    reader.read(dataset, dtype=dtype, slices=part, decomposition=wanted, device=problem.device)
+                )
         a, b = operands
     else:
         a, b = (_integers(decomposition, dtype, comm).to_device(problem.device) for decomposition in cut[:2])
@@ -187,6 +189,8 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             raise ValueError("--shape and --a, --b exclude each other: give the one or the others")
         if len(files) == 1:
             raise ValueError("a product has two operands: give both --a and --b")
+        if not files and (config.slice_a or config.slice_b or config.raw):
+            raise ValueError("--slice-a, --slice-b and --raw are about files: give --a and --b")
         if config.shape is not None and len(config.shape) != 3:
             raise ValueError(f"--shape takes 3 lengths, m k n, not {len(config.shape)}")
         check_device(config.device)
@@ -198,8 +202,13 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         own_threads = product_threads(topology.cores, config.threads)
     device = topology.device(config.device)
     threads = topology.private.allreduce(own_threads, op=MPI.MAX)
-    readers = tuple((io.Reader(file, dataset, comm=comm), dataset) for file, dataset in map(io.split_name, files))
-    entries = [reader.entry(dataset) for reader, dataset in readers]
+    names = comm.bcast([io.split_name(file) for file in files])  # what rank 0 sees on its disk
+    readers, entries = [], []
+    for (file, dataset), text in zip(names, (config.slice_a, config.slice_b), strict=False):
+        reader = io.Reader(file, dataset, comm=comm, decode=not config.raw)
+        entry, part = reader.array(dataset, text)
+        readers.append((reader, dataset, part))
+        entries.append(entry)
     with agree(comm):
         m, k, n = config.shape or (1024, 1024, 1024)
         dtype = number_dtype(config.dtype or float)
@@ -218,7 +227,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         options: dict[str, Any] = {"grid": config.grid, "memory": config.memory, "reproducible": config.reproducible}
         plan = plan_product(m, n, k, dtype, comm.size, blocks=config.blocks, **options)
     cut = layouts(m, n, k, dtype=dtype, comm=comm, blocks=config.blocks, **options)
-    return Problem(readers, plan, cut, dtype, device, threads)
+    return Problem(tuple(readers), plan, cut, dtype, device, threads)
 
 
 def verify(a: NDArray[np.number], b: NDArray[np.number], c: NDArray[np.number]) -> float:

@@ -36,8 +36,11 @@ class Config:
     shape: tuple[int, ...] | None = option(
         None, "m k n, of matrices of small integers (default: 1024 1024 1024)", type=int, metavar="N", separator=" "
     )
-    a: str | None = option(None, "the first matrix, m x k: .h5, .npy or .npz", metavar="FILE[:DATASET]")
+    a: str | None = option(None, "the first matrix, m x k: HDF5, .npy or .npz", metavar="FILE[:DATASET]")
     b: str | None = option(None, "the second matrix, k x n", metavar="FILE[:DATASET]")
+    slice_a: str | None = option(None, "the part of --a, as NumPy writes it", metavar="0,:,::2", separator=",")
+    slice_b: str | None = option(None, "the part of --b", metavar="0,:,::2", separator=",")
+    raw: bool = option(False, "packed matrices (scale_factor, _FillValue, ...) as they are stored")
     dtype: str | None = option(None, "default: float64, or that of the files", metavar="|".join(DTYPES))
     grid: tuple[int, ...] | None = option(
         None, "ranks along m, n, k (default: fewest words received)", type=_grid, metavar="2,2,1", separator=","

@@ -67,6 +67,7 @@ class Problem:
 
     reader: io.Reader | None
     dataset: str | None
+    part: Any  # of the dataset
     units: str | None
     cut: Decomposition
     dtype: np.dtype
@@ -115,7 +116,14 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         print(_header(config, problem, plan), flush=True)
     if problem.reader is not None:
         with problem.reader as reader:
-            u = reader.read(problem.dataset, dtype=dtype, halo=width, decomposition=cut, device=problem.device)
+            u = reader.read(
+                problem.dataset,
+                dtype=dtype,
+                slices=problem.part,
+                halo=width,
+                decomposition=cut,
+                device=problem.device,
+            )
     else:
         u = _hot_block(cut, dtype, comm, width, problem.device)
     first = u.gather() if config.verify else None
@@ -214,6 +222,8 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
     with agree(comm, root=0):
         if config.input is not None and config.shape is not None:
             raise ValueError("--input and --shape exclude each other: give one of them")
+        if config.input is None and (config.slice or config.raw):
+            raise ValueError("--slice and --raw are about a file: say which, with --input FILE")
         steps = (100 if config.kernel.partition(":")[0] == "heat" else 1) if config.steps is None else config.steps
         if steps < 0:
             raise ValueError(f"steps {steps} is negative: use 0 or more")
@@ -232,18 +242,18 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             if config.plot:
                 check_picture(config.plot, (".png", ".pdf", ".svg", ".jpg"))
     device = Topology.of(comm).device(config.device)
-    reader, dataset, units = None, None, None
+    reader, dataset, part, units = None, None, None, None
     shape = (1024, 1024) if config.shape is None else config.shape
     dtype = np.dtype(config.dtype or float)
     if config.input:
-        file, dataset = io.split_name(config.input)
-        reader = io.Reader(file, dataset, comm=comm)
-        entry = reader.entry(dataset)
+        file, dataset = comm.bcast(io.split_name(config.input))  # what rank 0 sees on its disk
+        reader = io.Reader(file, dataset, comm=comm, decode=not config.raw)
+        entry, part = reader.array(dataset, config.slice)
         shape = entry.shape
     kernel = _kernel(comm, config.kernel, shape)
     with agree(comm):
         if reader is not None:
-            shape, units, dtype = entry.shape, entry.units, np.dtype(config.dtype or entry.dtype)
+            units, dtype = entry.units, np.dtype(config.dtype or entry.dtype)
             require_cast(entry.dtype, dtype)
         if config.plot and 0 in shape:
             raise ValueError(f"there is nothing to plot in an array of shape {tuple(shape)}")
@@ -259,7 +269,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             periodic=[m == "wrap" for m in modes],
             dims=config.grid,
         )
-    return Problem(reader, dataset, units, cut, work, kernel, taps, modes, steps, device)
+    return Problem(reader, dataset, part, units, cut, work, kernel, taps, modes, steps, device)
 
 
 def _kernel(comm: MPI.Intracomm, text: str, shape: Sequence[int]) -> NDArray[Any]:

@@ -45,7 +45,11 @@ class Config:
     shape: tuple[int, ...] | None = option(
         None, "no input: a hot block in the middle of zeros", type=int, metavar="N", separator=" "
     )
-    input: str | None = option(None, ".h5, .npy or .npz", metavar="FILE[:DATASET]")
+    input: str | None = option(None, "HDF5, netCDF 4, .npy or .npz", metavar="FILE[:DATASET]")
+    slice: str | None = option(
+        None, "the part of the input, as NumPy writes it: one snapshot of a series", metavar="-1,:,::2", separator=","
+    )
+    raw: bool = option(False, "packed input (scale_factor, _FillValue, ...) as it is stored")
     kernel: str = option(
         "heat",
         "heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis] sharpen identity, or FILE.npy, or a list "
