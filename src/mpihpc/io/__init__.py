@@ -55,7 +55,8 @@ def open(
     file : path
         HDF5, Zarr, ``.npy`` or ``.npz`` to read; HDF5, or Zarr by a name that ends with ``.zarr``, to write.
     mode : str
-        "r": a `Reader`. "w": a `Writer` or a `ZarrWriter`; the file appears under its name, whole, when it is closed without an error.
+        "r": a `Reader`. "w": a `Writer` or a `ZarrWriter`; the file appears under its name, whole, when it is closed
+        without an error.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
     decode : bool
