@@ -1,7 +1,7 @@
 """Files: each rank reads and writes its own box.
 
-Reads HDF5, ``.npy`` and ``.npz``; writes HDF5. A written file has one layout whatever the number of ranks, appears
-under its name only when it is whole, and opens with plain ``h5py.File(name)[dataset]``.
+Reads HDF5, Zarr, ``.npy`` and ``.npz``; writes HDF5 and Zarr. A written file has one layout whatever the number of
+ranks, appears under its name only when it is whole, and opens with plain ``h5py.File(name)[dataset]`` or zarr-python.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.device import Device
 from mpihpc.io.datasets import gzip_level
 from mpihpc.io.formats import FORMATS
+from mpihpc.io.outputs import Output, check_target, create
 from mpihpc.io.reading import Reader
 from mpihpc.io.selection import parse_slices
 from mpihpc.io.series import Series
-from mpihpc.io.writing import Writer, check_target
+from mpihpc.io.writing import Writer
+from mpihpc.io.zarr.writing import ZarrWriter
 
 __all__ = [
+    "Output",
     "Reader",
     "Series",
     "Writer",
+    "ZarrWriter",
     "check_target",
+    "create",
     "gzip_level",
     "open",
     "parse_slices",
@@ -43,15 +48,16 @@ _SUFFIXES = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".nc4", ".npy", ".npz", ".vt
 
 def open(
     file: str | PathLike[str], mode: str = "r", *, comm: MPI.Intracomm | None = None, decode: bool = True
-) -> Reader | Writer:
+) -> Reader | Output:
     """Open a file on all ranks. Collective. Use it in a ``with`` statement.
 
     Parameters
     ----------
     file : path
-        HDF5, ``.npy`` or ``.npz`` to read; HDF5 to write.
+        HDF5, Zarr, ``.npy`` or ``.npz`` to read; HDF5, or Zarr by a name that ends with ``.zarr``, to write.
     mode : str
-        "r": a `Reader`. "w": a `Writer`; the file appears under its name, whole, when it is closed without an error.
+        "r": a `Reader`. "w": a `Writer` or a `ZarrWriter`; the file appears under its name, whole, when it is closed
+        without an error.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
     decode : bool
@@ -64,7 +70,7 @@ def open(
     """
     if mode not in ("r", "w"):
         raise ValueError(f"mode {mode!r} is not 'r' or 'w'")
-    return Reader(file, comm=comm, decode=decode) if mode == "r" else Writer(file, comm=comm)
+    return Reader(file, comm=comm, decode=decode) if mode == "r" else create(file, comm=comm)
 
 
 def read(
@@ -132,9 +138,10 @@ def write(
     compress: str | None = None,
     chunks: bool = False,
 ) -> None:
-    """Write an array into a new HDF5 file; each rank writes its own box. Collective.
+    """Write an array into a new HDF5 file or Zarr store; each rank writes its own cells. Collective.
 
-    An old file of this name is replaced when the new one is whole; until then, and after any failure, it stays.
+    An old file of this name is replaced when the new one is whole; until then, and after any failure, it stays. Arrays
+    of a Zarr store that have other names stay.
 
     Blocks in host memory are written from where they lie (parts of packed chunks are moved before). Those on a GPU come
     to host memory in sheets of at most 16 MiB, or of one packed chunk if that is larger: two at a time, however large
@@ -143,7 +150,7 @@ def write(
     Parameters
     ----------
     file : path
-        The file; its folder must exist.
+        The file, or a name that ends with ``.zarr``; its folder must exist.
     array : DistArray
         What to write.
     dataset : str
@@ -153,7 +160,7 @@ def write(
     compress : str, optional
         "gzip" or "gzip:LEVEL", level 1 to 9.
     chunks : bool
-        In chunks of about 1 MiB. Default: contiguous, unless compressed.
+        In chunks of about 1 MiB. Default: contiguous, unless compressed; in Zarr, of at most 16 MiB.
 
     Raises
     ------
@@ -162,7 +169,7 @@ def write(
     """
     with together("mpihpc.io.write", {"array": array}) as topology:
         pass
-    with Writer(file, comm=topology.comm) as writer:
+    with create(file, comm=topology.comm) as writer:
         writer.write(dataset, array, attrs=attrs, compress=compress, chunks=chunks)
 
 

@@ -31,14 +31,14 @@ def gzip_level(compress: str | None) -> int | None:
     return int(level or 4)
 
 
-def chunk_grid(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """Chunks of at most 1 MiB, nearly cubes, that depend on nothing but the shape and the size of a cell.
+def chunk_grid(shape: Sequence[int], itemsize: int, most: int | None = None) -> tuple[int, ...]:
+    """Chunks of at most `most` bytes (1 MiB), nearly cubes, which depend on the shape and the size of a cell alone.
 
     >>> chunk_grid((4096, 4096), 8), chunk_grid((100, 7), 8)
     ((256, 512), (100, 7))
     """
     chunk = list(shape)
-    while math.prod(chunk) * itemsize > _CHUNK_BYTES:
+    while math.prod(chunk) * itemsize > (most or _CHUNK_BYTES):
         longest = chunk.index(max(chunk))
         chunk[longest] = -(-chunk[longest] // 2)
     return tuple(chunk)
@@ -90,6 +90,21 @@ def create_dataset(
         links,
     )
     return h5[name]
+
+
+def check_folder(file: str) -> None:
+    """Refuse a file in a folder that does not exist or is not writable.
+
+    Raises
+    ------
+    OSError
+        With the name of the file, and of the folder.
+    """
+    folder = os.path.dirname(os.path.realpath(file))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{file} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{file} cannot be written: no permission to write to folder {folder}")
 
 
 def sync(path: str) -> None:

@@ -118,7 +118,7 @@ def fill(file: str, place: Place, array: DistArray) -> None:
             _in_turn(file, place, array)
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """Cells of this rank: those of `box`, in contiguous memory that covers the box `around`; on a device or not."""
 
     box: Box
@@ -131,11 +131,11 @@ class _Block(NamedTuple):
         return self.memory[self.box.slices(self.around.start)]
 
 
-def _block(array: DistArray) -> _Block:
-    return _Block(array.box, array.memory, array.memory_box, array.device)
+def _block(array: DistArray) -> Block:
+    return Block(array.box, array.memory, array.memory_box, array.device)
 
 
-def _sheets(block: _Block, boxes: Sequence[Box]) -> Iterator[_Block]:
+def sheets(block: Block, boxes: Sequence[Box]) -> Iterator[Block]:
     """Parts of a block, one after the other, in host memory: out of the block's own memory without a copy, or copied
     from a device, while the last one is written."""
     parts = [block._replace(box=box) for box in boxes]
@@ -143,14 +143,14 @@ def _sheets(block: _Block, boxes: Sequence[Box]) -> Iterator[_Block]:
         yield from parts
         return
     for box, cells in zip(boxes, download(block.device, [part.cells for part in parts]), strict=True):
-        yield _Block(box, cells, box, CPU)
+        yield Block(box, cells, box, CPU)
 
 
 def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
     """Collectively, out of the padded block without a copy, or in rounds of one sheet from each rank."""
     block, step = _block(array), None
     if not array.device.host and place.packed:
-        block, step = _whole_chunks(place, array), place.chunk  # so that no chunk is packed in two rounds
+        block, step = whole_chunks(array, place.chunk), place.chunk  # so that no chunk is packed in two rounds
     limit = array.size if array.device.host else slab_cells(array.dtype)
     (boxes,) = _in_rounds(array, [list(block.box.slabs(limit, step=step))])
     h5 = h5py.File(file, "r+", driver="mpio", comm=array.topology.private)
@@ -158,7 +158,7 @@ def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
     there = target.get_space()
     transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
     transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
-    for sheet in _sheets(block, boxes):
+    for sheet in sheets(block, boxes):
         box = sheet.box
         # h5py's own slicing leaves ranks without cells out of the collective call.
         memory: NDArray[Any] = sheet.memory if box.size else np.empty((1,) * array.ndim, array.dtype)
@@ -180,10 +180,10 @@ def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray
     limit = max(1, _ROUND_BYTES // itemsize) if array.device.host else slab_cells(array.dtype)
     rounds = _in_rounds(array, [list((array.box & stretch).slabs(limit)) for stretch, _ in stretches])
     places = [place for place, boxes in zip(stretches, rounds, strict=True) for _ in boxes]
-    sheets = _sheets(block, [box for boxes in rounds for box in boxes])
+    parts = sheets(block, [box for boxes in rounds for box in boxes])
     failures: list[Exception] = []
     handle = MPI.File.Open(comm, file, MPI.MODE_WRONLY)
-    for (stretch, offset), sheet in zip(places, sheets, strict=True):
+    for (stretch, offset), sheet in zip(places, parts, strict=True):
         types: list[MPI.Datatype] = []
         if sheet.box.size:
             with _noted(failures):
@@ -247,7 +247,7 @@ def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray
     memory = np.empty(math.prod(place.chunk), array.dtype)  # stays in the cache
     # For writing only: on NFS, what is open for reading too is read and written back by whole pages.
     with open(os.open(file, os.O_WRONLY), "wb", buffering=0) as handle:
-        for index, corner, sheet in zip(chunks, corners, _sheets(_block(array), parts), strict=True):
+        for index, corner, sheet in zip(chunks, corners, sheets(_block(array), parts), strict=True):
             part = sheet.box
             cells = memory[: part.size].reshape(part.shape)
             cells[...] = sheet.cells
@@ -264,10 +264,10 @@ def _by_chunks(file: str, place: Place, offsets: Sequence[int], array: DistArray
             tick()
 
 
-def _whole_chunks(place: Place, array: DistArray) -> _Block:
+def whole_chunks(array: DistArray, chunk: tuple[int, ...]) -> Block:
     """The array, moved where blocks and chunks differ: this rank's whole chunks. Collective."""
     topology, array = array.topology, plain(array)
-    chunks = Chunks(array.decomposition, place.chunk)
+    chunks = Chunks(array.decomposition, chunk)
     box = chunks.box(topology.rank)
     if topology.private.allreduce(box == array.box, op=MPI.LAND):
         return _block(array)
@@ -275,12 +275,12 @@ def _whole_chunks(place: Place, array: DistArray) -> _Block:
         block = array.device.empty(box.shape, array.dtype)
     transfer = Transfer(array.decomposition, chunks)
     transfer.move(topology, array.padded, block, array.frame.start, box.start, array.device)
-    return _Block(box, block, box, array.device)
+    return Block(box, block, box, array.device)
 
 
 def _in_turn(file: str, place: Place, array: DistArray) -> None:
     """One rank after the other, each with its own chunks, so that none is packed twice."""
-    block = _whole_chunks(place, array)
+    block = whole_chunks(array, place.chunk)
     boxes = list(block.box.slabs(slab_cells(array.dtype), step=place.chunk))
     comm = array.topology.private
     failed = comm.rank > 0 and comm.recv(source=comm.rank - 1)
@@ -288,7 +288,7 @@ def _in_turn(file: str, place: Place, array: DistArray) -> None:
     try:
         if boxes and not failed:
             with h5py.File(file, "r+") as h5:
-                for sheet in _sheets(block, boxes):
+                for sheet in sheets(block, boxes):
                     h5[place.dataset][(*place.at, *sheet.box.slices())] = sheet.cells
                     tick()
     except Exception as error:  # whatever it is, the next rank waits for its turn

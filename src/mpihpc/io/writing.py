@@ -26,7 +26,7 @@ from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree, agreed, end_job
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
-from mpihpc.io.datasets import chunk_grid, create_dataset, gzip_level, sync
+from mpihpc.io.datasets import check_folder, chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.filling import Place, fill, find_place
 from mpihpc.io.hdf5 import h5py
 from mpihpc.io.series import Series
@@ -34,7 +34,7 @@ from mpihpc.io.series import Series
 _METADATA = 1 << 16  # more than HDF5 needs for the description of a dataset
 
 
-def check_target(file: str | os.PathLike[str], dataset: str = "data") -> None:
+def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False) -> None:
     """Refuse a result that cannot be written, before anything is computed. For one rank, inside `agree`.
 
     Raises
@@ -46,17 +46,13 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data") -> None:
     """
     _ = h5py.File  # where there is no h5py, this says so
     target = os.path.realpath(file)
-    folder = os.path.dirname(target)
     if not target.lower().endswith((".h5", ".hdf5", ".he5", ".nc")):
         raise ValueError(f"{os.fspath(file)} is no name for an HDF5 file: end it with .h5")
     if not all(part.strip(".") for part in dataset.strip("/").split("/")):
         raise ValueError(f"{dataset!r} is no name for a dataset in {os.fspath(file)}: use NAME or GROUP/NAME")
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{os.fspath(file)} cannot be written: there is no folder {folder}")
+    check_folder(os.fspath(file))
     if os.path.isdir(target):
         raise IsADirectoryError(f"{os.fspath(file)} cannot be written: it is a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{os.fspath(file)} cannot be written: no permission to write to folder {folder}")
     if os.path.exists(target) and not os.access(target, os.W_OK):
         raise PermissionError(f"{os.fspath(file)} cannot be replaced: it is read-only")
 
@@ -77,14 +73,17 @@ class Writer:
     Attributes
     ----------
     attrs : dict
-        Attributes of the root group, on rank 0; add your own. Command, versions, ranks and grid are there already.
+        Attributes of the root group, on rank 0; add your own.
+    provenance : dict
+        What differs from run to run: command, versions, ranks and grid. It is kept as attributes, too.
     """
 
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
         command = shlex.join(sys.orig_argv).encode(errors="backslashreplace").decode()  # names need not be UTF-8
-        self.attrs: dict[str, Any] = {"command": command, "ranks": self.topology.size}
+        self.attrs: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {"command": command, "ranks": self.topology.size}
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
         self.keep = False  # what is whole under the temporary name is worth keeping
@@ -92,7 +91,7 @@ class Writer:
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
                 check_target(self.file)
-                self.attrs["versions"] = ", ".join(f"{name} {version}" for name, version in versions().items())
+                self.provenance["versions"] = ", ".join(f"{name} {version}" for name, version in versions().items())
                 try:
                     self._reserve(_METADATA)  # given back by the next line, but now it is known to be there
                     h5py.File(self.partial, "w").close()
@@ -186,7 +185,7 @@ class Writer:
             require_beside(array, "the array", self.topology, like="the file")
             if self.topology.rank == 0:
                 check_target(self.file, dataset)
-                self.attrs["decomposition"] = grid_text(array.decomposition.dims)
+                self.provenance["decomposition"] = grid_text(array.decomposition.dims)
             try:
                 yield self.topology.rank == 0
             except OSError:
@@ -220,7 +219,7 @@ class Writer:
     def describe(self) -> None:
         """Write the attributes of the root group. For rank 0."""
         with h5py.File(self.partial, "r+") as h5:
-            h5.attrs.update(self.attrs)
+            h5.attrs.update(self.provenance | self.attrs)
 
     @contextmanager
     def reserved(self, nbytes: int, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:

@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from mpihpc.io.formats import hdf5, npy, npz
+from mpihpc.io.formats import hdf5, npy, npz, zarr
 from mpihpc.io.formats.entry import Entry
 from mpihpc.io.metadata import Axis
 
@@ -91,6 +91,7 @@ class Streamed(Format, Protocol):
 
 FORMATS: tuple[Boxed | Streamed, ...] = (
     hdf5,
+    zarr,
     npy,
     npz,
 )

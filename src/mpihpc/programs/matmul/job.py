@@ -141,8 +141,8 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     begin = time.perf_counter()
     if config.output:
         file, dataset = io.split_name(config.output)
-        with io.Writer(file, comm=comm) as writer:
-            writer.attrs["config"] = stored(config)
+        with io.create(file, comm=comm) as writer:
+            writer.provenance["config"] = stored(config)
             writer.write("data" if dataset is None else dataset, c)
     seconds_io += time.perf_counter() - begin
     words, relayout, workspace = (

@@ -138,8 +138,8 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         series = None
         if config.every:
             begin = time.perf_counter()
-            writer = opened.enter_context(io.Writer(file, comm=comm))
-            writer.attrs["config"] = stored(replace(config, steps=steps))
+            writer = opened.enter_context(io.create(file, comm=comm))
+            writer.provenance["config"] = stored(replace(config, steps=steps))
             series = writer.series(dataset, u, attrs=attrs, compress=config.compress)
             series.append(u, 0)
             seconds_io += time.perf_counter() - begin
@@ -172,8 +172,8 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
             error = comm.bcast(error, root=0)
         begin = time.perf_counter()
         if config.output and series is None:
-            writer = opened.enter_context(io.Writer(file, comm=comm))
-            writer.attrs["config"] = stored(replace(config, steps=steps))
+            writer = opened.enter_context(io.create(file, comm=comm))
+            writer.provenance["config"] = stored(replace(config, steps=steps))
             writer.write(dataset, u, attrs=attrs, compress=config.compress)
     seconds_io += time.perf_counter() - begin
     if config.plot:
@@ -239,7 +239,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         if comm.rank == 0:  # ranks on other nodes may see other folders
             if config.output:
                 file, name = io.split_name(config.output)
-                io.check_target(file, "data" if name is None else name)
+                io.check_target(file, "data" if name is None else name, series=config.every is not None)
             if config.plot:
                 check_picture(config.plot, (".png", ".pdf", ".svg", ".jpg"))
     device = Topology.of(comm).device(config.device)
