@@ -65,7 +65,7 @@ def test_one_version(launch):
     said = [
         path.relative_to(ROOT).as_posix()
         for path in [*ROOT.glob("src/**/*.py"), ROOT / "pyproject.toml", ROOT / "CMakeLists.txt"]
-        if re.search(rf"version\W.*\b{re.escape(mpihpc.__version__)}\b", path.read_text())
+        if re.search(rf"version[\W_].*\b{re.escape(mpihpc.__version__)}\b", path.read_text())
     ]
     assert said == ["src/mpihpc/_version.py"]
     assert importlib.metadata.version("mpihpc") == mpihpc.__version__
