@@ -11,13 +11,13 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 from numpy.typing import NDArray
 
 from mpihpc import io
 from mpihpc._version import __version__
 from mpihpc.core.decomposition import Box
 from mpihpc.core.failure import nearest
+from mpihpc.io.reading import Alone, Reader
 from mpihpc.programs.config import Parser
 from mpihpc.programs.frame import execute_serial, progress
 from mpihpc.view import PIXELS, Drawing, check_picture, limits_of, replacing
@@ -79,11 +79,11 @@ class Source:
         self.file = file
         self._stack = ExitStack()
         with self._stack:
-            self._reader = self._stack.enter_context(io.Reader(file, dataset, comm=MPI.COMM_SELF))
+            self._reader = self._stack.enter_context(Reader(file, dataset, comm=Alone()))
             self._entry = self._reader.entry(dataset)
             self.name, self.dtype, self.units = self._entry.name, self._entry.dtype, self._entry.units
             # What can only be read from begin to end is read as a whole.
-            self._whole = self._reader.read(self.name).local if self._reader.streamed else None
+            self._whole = self._reader.load(self._entry) if self._reader.streamed else None
             axes = self._entry.metadata.axes
             self.steps: NDArray[Any] | None = None
             if len(self._entry.shape) > 1 and axes and axes[0].name == "t":  # numbers over time are a line
