@@ -86,7 +86,7 @@ class Reader:
         comm: MPI.Intracomm | Alone | None = None,
         decode: bool = True,
     ) -> None:
-        self.topology: Any = comm if isinstance(comm, Alone) else Topology.of(comm)
+        self.topology: Topology = comm if isinstance(comm, Alone) else Topology.of(comm)  # type: ignore[assignment]
         self.file = os.fspath(file)
         self.entries: dict[str, Entry] = {}
         self._stored: dict[str, Entry] = {}

@@ -105,7 +105,7 @@ class Source:
         Read in slabs of 16 MiB, so that a snapshot may be larger than the memory.
         """
         shown = self.shape[-2:]
-        lead = (*(() if self.steps is None else (k,)), *(n // 2 for n in self.shape[:-2]))
+        lead: tuple[int, ...] = (*(() if self.steps is None else (k,)), *(n // 2 for n in self.shape[:-2]))
         thin = [-(-n // PIXELS) for n in shown]
         image = np.empty([-(-n // t) for n, t in zip(shown, thin, strict=True)], self.dtype.newbyteorder("="))
         step = self._entry.step and [min(c, n) for c, n in zip(self._entry.step[-len(shown) :], shown, strict=True)]
