@@ -497,8 +497,9 @@ def test_a_compressed_npy_is_a_module_and_a_line(comm, shared_tmp_path, monkeypa
     text = page[page.index('"""``.npy.gz``') :]
     npy_gz = types.ModuleType("npy_gz")
     exec(text[: text.index("```\n")], vars(npy_gz))
+    registry = (*formats.FORMATS, npy_gz)
     for module in (formats, reading):
-        monkeypatch.setattr(module, "FORMATS", (*formats.FORMATS, npy_gz))
+        monkeypatch.setattr(module, "FORMATS", registry)
     whole = np.arange(60, dtype="i2").reshape(3, 4, 5)
 
     def make():

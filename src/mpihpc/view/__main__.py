@@ -108,13 +108,17 @@ class Source:
         lead: tuple[int, ...] = (*(() if self.steps is None else (k,)), *(n // 2 for n in self.shape[:-2]))
         thin = [-(-n // PIXELS) for n in shown]
         image = np.empty([-(-n // t) for n, t in zip(shown, thin, strict=True)], self.dtype.newbyteorder("="))
-        step = self._entry.step and [min(c, n) for c, n in zip(self._entry.step[-len(shown) :], shown, strict=True)]
+        step = (
+            None
+            if self._entry.step is None
+            else [min(c, n) for c, n in zip(self._entry.step[-len(shown) :], shown, strict=True)]
+        )
         for box in Box.whole(shown).slabs(max(1, _SLAB_BYTES // self.dtype.itemsize), step=step):
             corner = [-(-a // t) for a, t in zip(box.start, thin, strict=True)]
             taken = [slice(c * t, b, t) for c, t, b in zip(corner, thin, box.stop, strict=True)]
             if any(s.start >= s.stop for s in taken):
                 continue
-            index = (*(slice(n, n + 1, 1) for n in lead), *taken)
+            index = (*(slice(k, k + 1, 1) for k in lead), *taken)
             piece = self._reader.read_part(self._entry, index) if self._whole is None else self._whole[index]
             piece = piece.reshape(piece.shape[len(lead) :])
             image[tuple(slice(c, c + n) for c, n in zip(corner, piece.shape, strict=True))] = piece
