@@ -138,7 +138,7 @@ class Reader:
                 )
             name = arrays[0] if dataset is None else dataset.strip("/")
             if name not in self.entries:
-                hint = nearest(name, self.entries, most=20) if self.entries else "it holds none"
+                hint = nearest(name, arrays, most=20) if arrays else "it holds none"
                 raise ValueError(f"{self.file} has no dataset {name!r}: {hint}")
             entry = self.entries[name]
             if entry.refused:

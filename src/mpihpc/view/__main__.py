@@ -119,9 +119,11 @@ class Source:
             if any(s.start >= s.stop for s in taken):
                 continue
             index = (*(slice(k, k + 1, 1) for k in lead), *taken)
-            piece = self._reader.read_part(self._entry, index) if self._whole is None else self._whole[index]
+            piece: NDArray[Any] = (
+                self._reader.read_part(self._entry, index) if self._whole is None else self._whole[index]
+            )
             piece = piece.reshape(piece.shape[len(lead) :])
-            image[tuple(slice(c, c + n) for c, n in zip(corner, piece.shape, strict=True))] = piece
+            image[tuple(slice(c, c + long) for c, long in zip(corner, piece.shape, strict=True))] = piece
         return np.abs(image) if image.dtype.kind == "c" else image
 
     def title(self, k: int) -> str:
