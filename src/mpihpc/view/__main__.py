@@ -123,7 +123,7 @@ class Source:
                 self._reader.read_part(self._entry, index) if self._whole is None else self._whole[index]
             )
             piece = piece.reshape(piece.shape[len(lead) :])
-            image[tuple(slice(c, c + long) for c, long in zip(corner, piece.shape, strict=True))] = piece
+            image[tuple(slice(c, c + piece.shape[d]) for d, c in enumerate(corner))] = piece
         return np.abs(image) if image.dtype.kind == "c" else image
 
     def title(self, k: int) -> str:
