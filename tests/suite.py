@@ -35,13 +35,13 @@ TIME_LIMIT = 1500  # seconds for one job
 # Files that send no messages: other ranks would do the same once more.
 ALONE = ("decomposition", "kernels", "layers", "products")
 # What has more to show on 8 ranks: grids that cut three axes or have a middle, more ranks than rows, trees of sums.
-MANY = ("array", "halo", "io", "linalg", "reductions", "sharing", "stencil", "transfer")
+MANY = ("array", "halo", "io", "linalg", "reading", "reductions", "sharing", "stencil", "transfer")
 # What another MPI or HDF5 may do differently, on one rank and on several of which one has two neighbours: messages,
 # shared memory, files, and the ends of jobs. The rest stands on these.
 SHORT_SIZES = (1, 3)
 SHORT = (
-    *("chunks", "device_files", "failure", "halo", "harness", "io", "linalg", "overlap", "reductions", "sharing"),
-    *("transfer", "watchdog"),
+    *("chunks", "device_files", "failure", "halo", "harness", "io", "linalg", "overlap", "reading", "reductions"),
+    *("sharing", "transfer", "watchdog"),
 )
 SHORT_PROGRAMS = ("doctor", "failures", "main_job", "memory", "snapshots", "watchdog")
 # How many tests must at least pass in each job.

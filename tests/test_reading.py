@@ -1,6 +1,9 @@
 """Reading: files as they are found give the values that plain h5py, NumPy and arithmetic give, on any ranks."""
 
+import gzip
 import os
+import types
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 import mpihpc
 from mpihpc.core import staging
 from mpihpc.core.decomposition import Box
+from mpihpc.io import formats, reading
 from mpihpc.io.packing import Packing
 from mpihpc.io.selection import Selection
 
@@ -485,6 +489,31 @@ def test_what_the_file_says(comm, shared_tmp_path):
     with mpihpc.io.open(file, comm=comm, decode=False) as reader:
         assert reader.metadata("t2m").attrs["scale_factor"] == 0.5
         assert reader.metadata("t2m").axes[1].values.tolist() == [10, 20, 30]
+
+
+def test_a_compressed_npy_is_a_module_and_a_line(comm, shared_tmp_path, monkeypatch):
+    """A format as CONTRIBUTING.md has it: the example there, registered."""
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    text = page[page.index('"""``.npy.gz``') :]
+    npy_gz = types.ModuleType("npy_gz")
+    exec(text[: text.index("```\n")], vars(npy_gz))
+    registry = (*formats.FORMATS, npy_gz)
+    for module in (formats, reading):
+        monkeypatch.setattr(module, "FORMATS", registry)
+    whole = np.arange(60, dtype="i2").reshape(3, 4, 5)
+
+    def make():
+        for name, array in (("c", whole), ("f", np.asfortranarray(whole))):
+            with gzip.open(shared_tmp_path / f"{name}.npy.gz", "wb") as f:
+                np.save(f, array)
+        data = (shared_tmp_path / "c.npy.gz").read_bytes()
+        (shared_tmp_path / "short.npy.gz").write_bytes(data[:-20])
+
+    on_root(comm, make)
+    for name in "cf":
+        assert np.array_equal(read(comm, shared_tmp_path / f"{name}.npy.gz"), whole)
+        assert np.array_equal(read(comm, shared_tmp_path / f"{name}.npy.gz", slices=np.s_[::2, 1]), whole[::2, 1])
+    refused(comm, OSError, "short.npy.gz.* cannot be read", shared_tmp_path / "short.npy.gz")
 
 
 def test_other_files_are_named(comm, shared_tmp_path):

@@ -33,6 +33,28 @@ _RAW = "read it as stored, decode=False or --raw"
 _ELSEWHERE = ("coordinates", "bounds", "grid_mapping", "cell_measures", "ancillary_variables", "formula_terms")
 
 
+class Alone:
+    """The one process of a program that needs no MPI, in the place of a communicator: nothing is sent."""
+
+    rank, size = 0, 1
+
+    @property
+    def private(self) -> Alone:
+        """For the package's own messages, of which there are none."""
+        return self
+
+    def bcast(self, value: Any, root: int = 0) -> Any:
+        """What this process has."""
+        return value
+
+    def allreduce(self, value: Any, op: Any) -> Any:
+        """What this process has."""
+        return value
+
+    def Allreduce(self, here: Any, values: Any, op: Any) -> None:
+        """What this process has, in its place."""
+
+
 class Reader:
     """A file open for reading on all ranks. Making it is collective.
 
@@ -43,7 +65,7 @@ class Reader:
     dataset : str, optional
         The only one to look at. Default: all are listed.
     comm : mpi4py.MPI.Intracomm, optional
-        The ranks. Default: COMM_WORLD.
+        The ranks. Default: COMM_WORLD. An `Alone` for a process without MPI, which has all but `read`.
     decode : bool
         Whether packed numbers (see `mpihpc.io.packing`) become the values that they stand for.
 
@@ -61,10 +83,10 @@ class Reader:
         file: str | os.PathLike[str],
         dataset: str | None = None,
         *,
-        comm: MPI.Intracomm | None = None,
+        comm: MPI.Intracomm | Alone | None = None,
         decode: bool = True,
     ) -> None:
-        self.topology = Topology.of(comm)
+        self.topology: Topology = comm if isinstance(comm, Alone) else Topology.of(comm)  # type: ignore[assignment]
         self.file = os.fspath(file)
         self.entries: dict[str, Entry] = {}
         self._stored: dict[str, Entry] = {}
@@ -116,7 +138,7 @@ class Reader:
                 )
             name = arrays[0] if dataset is None else dataset.strip("/")
             if name not in self.entries:
-                hint = nearest(name, self.entries, most=20) if self.entries else "it holds none"
+                hint = nearest(name, arrays, most=20) if arrays else "it holds none"
                 raise ValueError(f"{self.file} has no dataset {name!r}: {hint}")
             entry = self.entries[name]
             if entry.refused:
@@ -224,6 +246,16 @@ class Reader:
             self._opened.read(stored, index, raw)
         if not direct:
             self._store(entry, raw, cells)
+        return out
+
+    def load(self, entry: Entry) -> NDArray[Any]:
+        """All cells of an array of a file that is `streamed`, read by this rank alone."""
+        if not isinstance(self._format, Streamed):
+            raise ValueError(f"{self.file} is read in parts: use read_part()")
+        with _readable(self.file, entry.name), self._format.stream(self.file, entry) as stream:
+            raw = np.lib.format.read_array(stream, allow_pickle=False)
+        out = np.empty(entry.shape, entry.dtype.newbyteorder("="))
+        self._store(entry, raw, out)
         return out
 
     def _read_block(self, entry: Entry, part: Selection, new: DistArray) -> None:

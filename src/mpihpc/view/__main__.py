@@ -11,13 +11,13 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 from numpy.typing import NDArray
 
 from mpihpc import io
 from mpihpc._version import __version__
 from mpihpc.core.decomposition import Box
 from mpihpc.core.failure import nearest
+from mpihpc.io.reading import Alone, Reader
 from mpihpc.programs.config import Parser
 from mpihpc.programs.frame import execute_serial, progress
 from mpihpc.view import PIXELS, Drawing, check_picture, limits_of, replacing
@@ -79,11 +79,11 @@ class Source:
         self.file = file
         self._stack = ExitStack()
         with self._stack:
-            self._reader = self._stack.enter_context(io.Reader(file, dataset, comm=MPI.COMM_SELF))
+            self._reader = self._stack.enter_context(Reader(file, dataset, comm=Alone()))
             self._entry = self._reader.entry(dataset)
             self.name, self.dtype, self.units = self._entry.name, self._entry.dtype, self._entry.units
             # What can only be read from begin to end is read as a whole.
-            self._whole = self._reader.read(self.name).local if self._reader.streamed else None
+            self._whole = self._reader.load(self._entry) if self._reader.streamed else None
             axes = self._entry.metadata.axes
             self.steps: NDArray[Any] | None = None
             if len(self._entry.shape) > 1 and axes and axes[0].name == "t":  # numbers over time are a line
@@ -105,19 +105,25 @@ class Source:
         Read in slabs of 16 MiB, so that a snapshot may be larger than the memory.
         """
         shown = self.shape[-2:]
-        lead = (*(() if self.steps is None else (k,)), *(n // 2 for n in self.shape[:-2]))
+        lead: tuple[int, ...] = (*(() if self.steps is None else (k,)), *(n // 2 for n in self.shape[:-2]))
         thin = [-(-n // PIXELS) for n in shown]
         image = np.empty([-(-n // t) for n, t in zip(shown, thin, strict=True)], self.dtype.newbyteorder("="))
-        step = self._entry.step and [min(c, n) for c, n in zip(self._entry.step[-len(shown) :], shown, strict=True)]
+        step = (
+            None
+            if self._entry.step is None
+            else [min(c, n) for c, n in zip(self._entry.step[-len(shown) :], shown, strict=True)]
+        )
         for box in Box.whole(shown).slabs(max(1, _SLAB_BYTES // self.dtype.itemsize), step=step):
             corner = [-(-a // t) for a, t in zip(box.start, thin, strict=True)]
             taken = [slice(c * t, b, t) for c, t, b in zip(corner, thin, box.stop, strict=True)]
             if any(s.start >= s.stop for s in taken):
                 continue
-            index = (*(slice(n, n + 1, 1) for n in lead), *taken)
-            piece = self._reader.read_part(self._entry, index) if self._whole is None else self._whole[index]
+            index = (*(slice(k, k + 1, 1) for k in lead), *taken)
+            piece: NDArray[Any] = (
+                self._reader.read_part(self._entry, index) if self._whole is None else self._whole[index]
+            )
             piece = piece.reshape(piece.shape[len(lead) :])
-            image[tuple(slice(c, c + n) for c, n in zip(corner, piece.shape, strict=True))] = piece
+            image[tuple(slice(c, c + piece.shape[d]) for d, c in enumerate(corner))] = piece
         return np.abs(image) if image.dtype.kind == "c" else image
 
     def title(self, k: int) -> str:
