@@ -96,6 +96,16 @@ class ZarrWriter:
         Attributes of the root group, on rank 0; add your own.
     provenance : dict
         What differs from run to run is left out of the store: stores of equal arrays are equal, byte by byte.
+
+    Examples
+    --------
+    >>> import mpihpc, os, tempfile
+    >>> u = mpihpc.ones((4, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ZarrWriter(f"{folder}/a.zarr") as writer:
+    ...         writer.write("u", u, attrs={"units": "m"})
+    ...     sorted(os.listdir(f"{folder}/a.zarr"))
+    ['u', 'zarr.json']
     """
 
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
