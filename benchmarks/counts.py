@@ -35,7 +35,7 @@ def count(ranks: int, block: tuple[int, ...], fuse: int) -> None:
 
     from mpihpc import DistArray
     from mpihpc.core.decomposition import Decomposition
-    from mpihpc.core.transfer import sent
+    from mpihpc.core.tally import sent
     from mpihpc.stencil import Evolution, Taps, named_kernel
 
     comm, ndim = MPI.COMM_WORLD, len(block)

@@ -16,7 +16,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from mpihpc.core.device import Device, copied
+from mpihpc.core.device import Device
+from mpihpc.core.dtypes import numbers
+from mpihpc.core.tally import copied
 from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
 
@@ -190,6 +192,7 @@ class FakeDevice:
     """
 
     name, identity, line = "gpu", "fake", 128
+    host, asynchronous, piece, rows = False, True, 1 << 22, 1 << 10
 
     def __init__(self, transport: str) -> None:
         self.transport, self.direct = transport, transport == "direct"
@@ -238,7 +241,7 @@ class FakeDevice:
         self._outside()
         if isinstance(a, FakeArray):
             return a
-        host = np.array(a)
+        host = np.array(numbers(a))
         copied.to_device += host.nbytes
         return FakeArray(host, self.direct)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import mpihpc
 from mpihpc import DistArray
-from mpihpc.core.transfer import Transfer, sent
+from mpihpc.core.tally import sent
+from mpihpc.core.transfer import Transfer
 
 
 def grids(size, ndim):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpihpc
-from mpihpc.core.transfer import sent
+from mpihpc.core.tally import sent
 
 
 def grids(size, ndim):

@@ -10,10 +10,11 @@ from mpi4py import MPI
 import mpihpc
 from fake_device import KINDS, FakeDevice, make_device
 from mpihpc.core.decomposition import Decomposition
-from mpihpc.core.device import CPU, check_device, copied
+from mpihpc.core.device import CPU, check_device
 from mpihpc.core.halo import MODES
 from mpihpc.core.scratch import HUGE, Scratch
-from mpihpc.core.transfer import Transfer, sent
+from mpihpc.core.tally import copied, sent
+from mpihpc.core.transfer import Transfer
 from mpihpc.stencil import Evolution, Leapfrog, Taps, evolve, leapfrog, named_kernel, padded_copy
 
 COMM = MPI.COMM_WORLD

@@ -13,7 +13,7 @@ from mpi4py import MPI
 import mpihpc
 from fake_device import FakeDevice
 from mpihpc.core import staging
-from mpihpc.core.device import copied
+from mpihpc.core.tally import copied
 from mpihpc.io import datasets, filling, series
 from mpihpc.linalg import layouts
 

@@ -17,6 +17,7 @@ FLOORS = [
             "core.failure",
             "core.watchdog",
             "core.dtypes",
+            "core.tally",
             "_core",
         ],
     ),

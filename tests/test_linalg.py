@@ -17,7 +17,8 @@ import mpihpc
 from mpihpc import DistArray, linalg
 from mpihpc.core import scratch
 from mpihpc.core.decomposition import Decomposition
-from mpihpc.core.transfer import Transfer, received, sent
+from mpihpc.core.tally import received, sent
+from mpihpc.core.transfer import Transfer
 from mpihpc.linalg import Counts, ProductPlan, error_bound, gram, layouts, matmul, outer
 from mpihpc.linalg import product as product_module
 

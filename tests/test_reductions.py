@@ -14,7 +14,7 @@ from mpi4py import MPI
 import mpihpc
 from mpihpc import DistArray, _core
 from mpihpc.array import exact_sums
-from mpihpc.core.transfer import sent
+from mpihpc.core.tally import sent
 
 UNIT = 2.0**-53
 

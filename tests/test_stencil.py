@@ -17,8 +17,9 @@ from mpi4py import MPI
 import mpihpc
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.layouts import Grown
+from mpihpc.core.tally import sent
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import Transfer, sent
+from mpihpc.core.transfer import Transfer
 from mpihpc.stencil import Evolution, Leapfrog, Taps, evolve, fusing, leapfrog, named_kernel, rates
 from mpihpc.stencil.fusing import choose_fuse
 from mpihpc.stencil.rates import Step

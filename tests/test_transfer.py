@@ -12,8 +12,9 @@ from mpi4py import MPI
 from mpihpc.core import transfer as module
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.layouts import Grown, Whole
+from mpihpc.core.tally import received, sent
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import Transfer, received, sent
+from mpihpc.core.transfer import Transfer
 
 
 def grids(size, ndim):

@@ -7,7 +7,8 @@ import pytest
 from mpi4py import MPI
 
 from mpihpc import _core
-from mpihpc.core.watchdog import phase, tick, timeout_from, watchdog
+from mpihpc.core.timeout import timeout_from, watchdog
+from mpihpc.core.watchdog import phase, tick
 
 WORLD = MPI.COMM_WORLD
 

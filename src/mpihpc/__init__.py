@@ -1,6 +1,7 @@
 """NumPy and SciPy names for arrays that are spread over MPI ranks."""
 
 from mpihpc import io, linalg, ndimage, stencil
+from mpihpc._version import __version__
 from mpihpc.array import DistArray
 from mpihpc.array.creation import asarray, empty, from_local, fromfunction, full, ones, zeros
 from mpihpc.array.reductions import (
@@ -22,17 +23,18 @@ from mpihpc.array.reductions import (
 )
 from mpihpc.blocks import from_chunks, map_blocks, map_reduce
 from mpihpc.core.decomposition import Box, Decomposition
-from mpihpc.core.failure import agree, install_hook
+from mpihpc.core.exits import install_hook
+from mpihpc.core.failure import agree
 from mpihpc.core.topology import Topology
 from mpihpc.core.transfer import Transfer
 
-__version__ = "0.1.0"
 __all__ = [
     "Box",
     "Decomposition",
     "DistArray",
     "Topology",
     "Transfer",
+    "__version__",
     "agree",
     "all",
     "any",

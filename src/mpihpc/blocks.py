@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from mpihpc.array import DistArray
 from mpihpc.array.creation import empty
-from mpihpc.array.elementwise import is_distributed, local_part, plain
+from mpihpc.array.operands import is_distributed, local_part, plain, together
 from mpihpc.core.decomposition import Box, Decomposition, Part, Width
 from mpihpc.core.device import CPU, Device
-from mpihpc.core.dtypes import number_dtype
+from mpihpc.core.dtypes import number_dtype, numbers
 from mpihpc.core.failure import agree
 from mpihpc.core.layouts import Chunks, Whole
 from mpihpc.core.topology import Topology
@@ -44,7 +44,7 @@ def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
         must not communicate.
     *arrays : DistArray
         At least one, first. The others may be cut in another way (they are moved, which
-        `mpihpc.core.transfer.sent` counts), be NumPy arrays that all ranks hold alike, or numbers: what can be
+        `mpihpc.core.tally.sent` counts), be NumPy arrays that all ranks hold alike, or numbers: what can be
         broadcast to the shape of the first one.
 
     Returns
@@ -57,34 +57,24 @@ def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
     ValueError, TypeError
         What `func` raises of these kinds on any rank, on all ranks; a result of another shape than the block's.
     """
-    if not arrays or not is_distributed(arrays[0]):
-        # Whose ranks they are is known from another array, if from any.
-        comm = next((x.comm for x in arrays if is_distributed(x)), None)
-        with agree(Topology.of(comm).private):
-            raise TypeError("map_blocks needs a function and at least one DistArray, first")
-    first = plain(arrays[0])
-    private = first.topology.private
-    with agree(private):
-        for x in arrays:
-            if is_distributed(x) and x.topology is not first.topology:
-                raise ValueError(
-                    f"arrays lie on different communicators, of {private.size} and {x.topology.size} ranks"
-                )
-            if is_distributed(x) and x.device is not first.device:
-                raise ValueError(f"arrays lie on {first.device.label} and on {x.device.label}: use .to_device")
-            if np.broadcast_shapes(shape := x.shape if is_distributed(x) else np.shape(x), first.shape) != first.shape:
-                raise ValueError(f"an array of shape {shape} cannot be broadcast to the first one's, {first.shape}")
-    blocks = [local_part(x, first) for x in arrays]
+    names = {f"array {k}": x for k, x in enumerate(arrays)} or {"array 0": None}
+    with together("map_blocks", {"array 0": names.pop("array 0")}, names) as topology:
+        operands = [x if is_distributed(x) else numbers(x, "an array") for x in arrays]
+        shape = arrays[0].shape
+        for x in operands:
+            if np.broadcast_shapes(x.shape, shape) != shape:
+                raise ValueError(f"an array of shape {x.shape} cannot be broadcast to the first one's, {shape}")
+    first, private = plain(arrays[0]), topology.private
+    blocks = [local_part(x if is_distributed(x) or np.ndim(x) else x[()], first) for x in operands]
     result: Any = None
     with agree(private):
         if first.local.size:
             result = first.device.asarray(func(*blocks))
-            number_dtype(result.dtype)
             if result.shape != first.box.shape:
                 raise ValueError(f"the function made shape {result.shape} of a block of shape {first.box.shape}")
     found = [dtype for dtype in private.allgather(None if result is None else result.dtype) if dtype is not None]
     dtype = np.result_type(*found) if found else first.dtype
-    new = DistArray(first.decomposition, dtype, comm=first.comm, device=first.device)
+    new = first.like(dtype=dtype, halo=0)
     if result is not None:
         new.local[...] = result.astype(dtype, copy=False)
     return new
@@ -138,13 +128,11 @@ def map_reduce(
     --------
     >>> largest = map_reduce(np.max, "big.npy", max)  # doctest: +SKIP
     """
-    if is_distributed(source):
-        topology = source.topology
-    elif isinstance(source, str | os.PathLike):
-        topology = Topology.of(comm)
-    else:
-        raise TypeError(f"map_reduce takes a DistArray or the name of a file, not {type(source).__name__}")
-    with agree(topology.private):
+    topology = source.topology if is_distributed(source) else Topology.of(comm)
+    kind = "an array" if is_distributed(source) else "a file" if _is_path(source) else "nothing"
+    with agree(topology.private, alike=f"map_reduce: the source is {kind}"):
+        if not is_distributed(source) and not _is_path(source):
+            raise TypeError(f"map_reduce takes a DistArray or the name of a file, not {type(source).__name__}")
         if rows is not None and not (isinstance(rows, int | np.integer) and rows >= 1):
             raise ValueError(f"chunks of {rows} rows cannot be: use a whole number, 1 or more")
     values: list[T] = []
@@ -181,9 +169,7 @@ def map_reduce(
         mine = layout.box(topology.rank)
         held = device.empty(mine.shape, source.dtype)
         transfer = Transfer(source.decomposition, layout)
-        exchange = transfer.bind(topology, source.dtype, source.box.start, mine.start, device)
-        exchange(source.local, held)
-        exchange.close()
+        transfer.move(topology, source.local, held, source.box.start, mine.start, device)
         take(held[box.slices(mine.start)] for box in _boxes(layout, topology.rank))
 
     everything = [value for part in topology.private.allgather(values) for value in part]
@@ -242,8 +228,7 @@ def from_chunks(
         found = next(source, None)
         if found is None:
             return None
-        piece = np.asarray(found)
-        piece = piece.astype(number_dtype(piece.dtype), copy=False)
+        piece = numbers(found, "a chunk")
         if piece.ndim == 0:
             raise ValueError("a chunk is a single number: chunks need at least 1 axis")
         if first is None:
@@ -268,9 +253,8 @@ def from_chunks(
             owners.append(len(owners) % size)
             lengths.append(shape[0])
             target = np.empty(shape if rank == owners[-1] else (0,) * len(shape), dtype)
-            exchange = Transfer(Whole(shape, size, holders[0]), Whole(shape, size, owners[-1])).bind(topology, dtype)
-            exchange(np.empty((0,) * len(shape), dtype) if piece is None else piece, target)
-            exchange.close()
+            mine = np.empty((0,) * len(shape), dtype) if piece is None else piece
+            Transfer(Whole(shape, size, holders[0]), Whole(shape, size, owners[-1])).move(topology, mine, target)
             if rank == owners[-1]:
                 kept.append(target)
             if first is None:
@@ -294,11 +278,8 @@ def from_chunks(
     new = empty((sum(lengths), *tail), dtype, comm=comm, dims=dims, halo=halo)
     held = np.concatenate([np.empty((0, *tail), dtype), *kept])
     kept.clear()
-    exchange = Transfer(_Dealt(tuple(owners), tuple(lengths), tail), new.decomposition).bind(
-        topology, dtype, None, new.frame.start
-    )
-    exchange(held, new.padded)
-    exchange.close()
+    dealt = _Dealt(tuple(owners), tuple(lengths), tail)
+    Transfer(dealt, new.decomposition).move(topology, held, new.padded, None, new.frame.start)
     return new.to_device(device)
 
 
@@ -330,6 +311,10 @@ class _Dealt:
                 found.add(owner)
             start += n
         return sorted(found)
+
+
+def _is_path(x: Any) -> bool:
+    return isinstance(x, str | os.PathLike)
 
 
 def _chunks(shape: Sequence[int], size: int, rows: int) -> Chunks:

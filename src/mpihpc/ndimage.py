@@ -1,4 +1,4 @@
-"""Names of `scipy.ndimage` for distributed arrays."""
+"""Filters of `scipy.ndimage` for distributed arrays, with SciPy's names and arguments."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import is_distributed, together
 from mpihpc.core.decomposition import axes_text
-from mpihpc.core.dtypes import number_dtype, require_cast
-from mpihpc.core.failure import agree
+from mpihpc.core.dtypes import number_dtype, numbers, require_cast
 from mpihpc.stencil import Stencil, Taps, padded_copy
 from mpihpc.stencil.taps import working_dtype
 
@@ -33,30 +33,40 @@ def correlate(
     Parameters
     ----------
     input : DistArray
-        1 to 4 axes.
+        1 to 4 axes. Not changed.
     weights : array_like
         As many axes as `input` (or as `axes` has entries). Complex weights are conjugated, as in SciPy.
     output : DistArray or dtype, optional
         Where to put the result (same shape and decomposition as `input`, not `input` itself), or its dtype. Default:
-        the dtype computed in, which is that of `input` with integers promoted to float64 (SciPy: integers stay).
+        the dtype of the computation, which is that of `input` with integers promoted to float64 (SciPy keeps integers).
     mode : str or sequence of str
-        What lies beyond the array; also one per axis. See `mpihpc.stencil.evolve`.
+        How the array continues beyond its edges, for all axes or one per axis. See `mpihpc.stencil.evolve`.
     cval : scalar
         The value beyond ``constant`` axes.
     origin : int or sequence of int
         Shifts the kernel; positive values to lower indices, as in SciPy.
     axes : int or sequence of int, optional
-        The axes the weights work along. Default: all.
+        The axes along which the filter is applied. Default: all.
 
     Returns
     -------
     DistArray
-        Shape and decomposition of `input`, on its device, no halo.
+        Shape, decomposition and device of `input`; no halo.
 
     Raises
     ------
-    ValueError, TypeError
-        On all ranks, with the same text.
+    ValueError
+        Weights, modes, origins or axes that do not fit `input`, or an `output` that is distributed otherwise. On all
+        ranks, with the same text.
+    TypeError
+        Dtypes that cannot be computed in, or converted. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([0.0, 0, 1, 0, 0])
+    >>> mpihpc.ndimage.correlate(u, [1, 2, 4]).gather(root=None)
+    array([0., 4., 2., 1., 0.])
     """
     return _filter(input, weights, output, mode, cval, origin, axes, convolution=False)
 
@@ -73,7 +83,14 @@ def convolve(
 ) -> DistArray:
     """Multidimensional convolution, as `scipy.ndimage.convolve`. Collective.
 
-    The weights are mirrored, and not conjugated. Parameters, result and errors: see `correlate`.
+    The weights are mirrored, and not conjugated. Parameters, result and errors are those of `correlate`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([0.0, 0, 1, 0, 0])
+    >>> mpihpc.ndimage.convolve(u, [1, 2, 4]).gather(root=None)
+    array([0., 1., 2., 4., 0.])
     """
     return _filter(input, weights, output, mode, cval, origin, axes, convolution=True)
 
@@ -88,36 +105,31 @@ def _filter(
     axes: int | Sequence[int] | None,
     convolution: bool,
 ) -> DistArray:
-    if not isinstance(input, DistArray):
-        raise TypeError(f"input must be a DistArray, not {type(input).__name__}: use mpihpc.asarray first")
-    with agree(input.topology.private):
-        kernel, origins, modes = _expand(np.asarray(weights), origin, mode, axes, input.ndim)
+    with together("convolve" if convolution else "correlate", {"input": input}, {"output": output}):
+        kernel, origins, modes = _expand(numbers(weights, "the kernel"), origin, mode, axes, input.ndim)
         if convolution:
             kernel = kernel[(slice(None, None, -1),) * kernel.ndim]
             origins = [-o - (n % 2 == 0) for o, n in zip(origins, kernel.shape, strict=True)]
         else:
             kernel = kernel.conj()
         taps = Taps.from_kernel(kernel, input.ndim, origins)
-        given = output if isinstance(output, DistArray) else None
+        given = output if is_distributed(output) else None
         wanted = given.dtype if given is not None else None if output is None else number_dtype(output)
         work = working_dtype(input.dtype, taps)
         if wanted is not None and wanted.kind in "fc":
             work = working_dtype(np.result_type(work, wanted), taps)
         if given is input:
             raise ValueError("output must not be input itself: the filter still reads what it writes")
-        if given is not None and (given.decomposition, given.topology) != (input.decomposition, input.topology):
+        if given is not None and given.decomposition != input.decomposition:
             raise ValueError(
-                f"output must have the decomposition and the ranks of input: {given.decomposition} is not "
-                f"{input.decomposition}"
+                f"output must have the decomposition of input: {given.decomposition} is not {input.decomposition}"
             )
-        if given is not None and given.device is not input.device:
-            raise ValueError(f"output is on {given.device.label}, input on {input.device.label}: use .to_device")
         require_cast(work, wanted or work)
     where: dict[str, Any] = {"comm": input.comm, "device": input.device}
     plan = Stencil(input.decomposition, taps, work, mode=modes, cval=cval, fuse=1, overlap=False, **where)
     same = input.dtype == work and input.halo == plan.halo.width
     source = input if same else padded_copy(input, work, plan.halo.width)
-    result = given if given is not None and given.dtype == work else DistArray(input.decomposition, work, **where)
+    result = given if given is not None and given.dtype == work else input.like(dtype=work, halo=0)
     plan.apply(source.padded, result.local)
     if given is not None and given is not result:
         np.copyto(given.local, result.local, casting="unsafe")
@@ -132,7 +144,7 @@ def _expand(
     axes: int | Sequence[int] | None,
     ndim: int,
 ) -> tuple[np.ndarray, list[int], str | Sequence[str]]:
-    """Weights, origins and modes for all axes, from those for some."""
+    """Weights, origins and modes for all axes, from those for the filtered ones."""
     chosen = list(range(ndim)) if axes is None else [axes] if isinstance(axes, int | np.integer) else list(axes)
     if any(not -ndim <= a < ndim for a in chosen) or len({a % ndim for a in chosen}) < len(chosen):
         raise ValueError(f"axes {axes} are not distinct axes of an input with {axes_text(ndim)}")

@@ -254,8 +254,8 @@ def test_sums(cupy, dtype):
 @pytest.mark.parametrize("transport", ["direct", "staged"])
 def test_mail(device, cupy, transport):
     """What was posted is there after `wait`; what was fetched stays, though its mail is given to others."""
-    from mpihpc.core.device import copied
     from mpihpc.core.gpu import Gpu
+    from mpihpc.core.tally import copied
 
     other, nbytes, before = Gpu(device.number, transport), 1 << 22, (copied.to_host, copied.to_device)
     rows = []

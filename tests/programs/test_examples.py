@@ -1,4 +1,4 @@
-"""The examples keep their promises, and the README's commands work as they are written."""
+"""The examples keep their promises, and the commands and scripts of README and docs/ work as they are written."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from suite import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = (
     "make",
     "sbatch",
@@ -166,9 +166,9 @@ def test_least_squares(launch, n):
     assert done.stdout == f"found {' '.join(f'{c:.3f}' for c in fitted)} of 1.500 -2.000 0.250 3.000\n"
 
 
-def blocks(language):
-    """The README's code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+def blocks(page, language):
+    """The code blocks of one language on a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def commands(block):
@@ -190,13 +190,30 @@ def test_commands_are_found():
     assert commands(block) == ["mpirun -n 8 python -m x \\\n    --steps 3", "h5ls out.h5"]
 
 
-class TestReadme:
-    def test_console(self, reader_folder):
-        """All commands, one after the other, as a reader would type them."""
-        found = [command for block in blocks("console") for command in commands(block)]
-        assert found, "the README shows no command that could be run here"
+def pages(find):
+    """The pages on which a function finds something to run."""
+    return [pytest.param(page, id=page.name) for page in PAGES if find(page)]
+
+
+def all_commands(page):
+    return [command for block in blocks(page, "console") for command in commands(block)]
+
+
+def all_scripts(page):
+    return blocks(page, "python")
+
+
+def test_pages_show_what_can_be_run():
+    assert {"README.md", "command-line.md"} <= {page.name for page in PAGES if all_commands(page)}
+    assert {"README.md", "python.md"} <= {page.name for page in PAGES if all_scripts(page)}
+
+
+class TestPages:
+    @pytest.mark.parametrize("page", pages(all_commands))
+    def test_console(self, reader_folder, page):
+        """All commands of a page, one after the other, as a reader would type them."""
         env = environment() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        for command in found:
+        for command in all_commands(page):
             if command.split()[0] in ("h5ls", "h5diff", "h5dump") and not shutil.which(command.split()[0]):
                 continue  # of hdf5-tools
             done = subprocess.run(
@@ -211,10 +228,10 @@ class TestReadme:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr
 
-    def test_python(self, launch, reader_folder):
-        found = blocks("python")
-        assert found, "the README shows no Python"
-        for number, block in enumerate(found):
+    @pytest.mark.parametrize("page", pages(all_scripts))
+    def test_python(self, launch, reader_folder, page):
+        """Every script of a page runs, and says the same on one rank and on two."""
+        for number, block in enumerate(all_scripts(page)):
             script = reader_folder / f"block{number}.py"
             script.write_text(block)
             said = []

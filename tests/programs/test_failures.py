@@ -201,7 +201,7 @@ cpu.advance = advance
         "--output",
         "out.h5",
     )
-    one_line(launch(3, *command), "differs from SciPy")
+    one_line(launch(3, *command), "differs from NumPy")
     assert (tmp_path / "out.h5").read_bytes() == old
 
 

@@ -1,9 +1,12 @@
 """The harness itself: what fails or hangs on one rank ends for all."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+
+import suite
 
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -98,6 +101,19 @@ def test_mpirun_noise_is_told_apart(launch):
     done = launch(2, "-m", "mpi4py", "-c", program)
     assert done.returncode == 3
     assert done.lines == ["mine", "mine"]
+
+
+def test_files_of_the_suite():
+    """All names are files; what runs on one rank alone knows no communicator; every file runs in the whole suite."""
+    named = {*suite.ALONE, *suite.MANY, *suite.SHORT}
+    files = {path.stem.removeprefix("test_"): path for path in TESTS.glob("test_*.py")}
+    programs = {path.stem.removeprefix("test_") for path in (TESTS / "programs").glob("test_*.py")}
+    assert named <= set(files)
+    assert set(suite.SHORT_PROGRAMS) <= programs
+    for name in suite.ALONE:
+        assert not re.search(r"\bcomm\b|shared_tmp_path|^ *(from|import) mpi4py", files[name].read_text(), re.M), name
+    assert len(suite.files_of(1)) == len(files)
+    assert set(suite.files_of(4)) == {f"tests/test_{name}.py" for name in set(files) - set(suite.ALONE)}
 
 
 def test_unprivileged_respects_modes(launch, tmp_path):

@@ -1,5 +1,6 @@
 """The program that multiplies: what it prints is what it did, on as many ranks as the optimum was worked out for."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -64,6 +65,30 @@ def test_words_received_are_the_exhaustive_optimum(launch, tmp_path, size):
         assert result["words_relayout_max"] == 0
         assert math.prod(map(int, result["grid"].split("x"))) == size
         assert result["verify_error"] == 0  # small integers
+
+
+@pytest.mark.parametrize("blocks", [0, 4])
+def test_no_grid_receives_less_than_the_optimum(blocks):
+    """Any grid of up to 6 ranks, idle ones and uneven blocks included; the optimum is that of some grid."""
+    from mpihpc.linalg import ProductPlan
+    from mpihpc.programs.matmul.job import optimum
+
+    for m, n, k in itertools.product((1, 2, 5, 17), repeat=3):
+        words = {}
+        for grid in itertools.product(range(1, 7), repeat=3):
+            if math.prod(grid) <= 6 and grid[0] <= m and grid[1] <= n and grid[2] <= k:
+                with contextlib.suppress(ValueError):  # blocks do not fit every grid
+                    words[grid] = ProductPlan(m, n, k, 6, grid=grid, blocks=blocks)
+        for grid, plan in words.items():
+            assert optimum(plan) <= plan.words
+            if not blocks:
+                assert optimum(plan) in {p.words for g, p in words.items() if math.prod(g) <= math.prod(grid)}
+
+
+def test_idle_ranks_do_not_beat_the_optimum(launch):
+    """On a grid of one rank nothing is received, and nothing need be."""
+    result = finished(launch(2, *MATMUL, "--shape", "6", "7", "8", "--grid", "1,1,1", "--json"))
+    assert (result["words_received_per_rank_max"], result["words_optimum"]) == (0, 0)
 
 
 def test_fields(launch):

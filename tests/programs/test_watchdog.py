@@ -25,7 +25,8 @@ import h5py
 import numpy as np
 from mpi4py import MPI
 from mpihpc import _core
-from mpihpc.core.watchdog import phase, tick, watchdog
+from mpihpc.core.timeout import watchdog
+from mpihpc.core.watchdog import phase, tick
 
 comm = MPI.COMM_WORLD
 what, limit, nodes = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
@@ -229,7 +230,8 @@ def test_memory_of_the_system(launch, tmp_path):
 STENCIL = """
 import runpy, sys, time, os
 from mpi4py import MPI
-from mpihpc.core.watchdog import phase, watchdog
+from mpihpc.core.timeout import watchdog
+from mpihpc.core.watchdog import phase
 from mpihpc.kernels import cpu
 calls, real, comm = 0, cpu.advance, MPI.COMM_WORLD
 def sleeper(*args, **options):

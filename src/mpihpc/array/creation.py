@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, Width, grid_text
 from mpihpc.core.device import CPU, Device
-from mpihpc.core.dtypes import number_dtype, require_cast
+from mpihpc.core.dtypes import number_dtype, numbers, require_cast
 from mpihpc.core.failure import agree
 from mpihpc.core.layouts import Whole
 from mpihpc.core.topology import Topology
@@ -60,7 +60,7 @@ def empty(
 def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = None, **where: Any) -> DistArray:
     """A new array filled with one number; `dtype` defaults to the number's. Other parameters: see `empty`."""
     with agree(Topology.of(where.get("comm")).private):
-        value = np.asarray(fill_value, None if dtype is None else number_dtype(dtype))
+        value = numbers(fill_value, "fill_value", dtype)
         if value.ndim:
             raise ValueError(f"fill_value has shape {value.shape}: give one number")
     new = empty(shape, value.dtype, **where)
@@ -99,13 +99,13 @@ def fromfunction(
     device = new.device
     index = [np.arange(a, b).astype(dtype) for a, b in zip(*new.box, strict=True)]
     grid = np.meshgrid(*(device.asarray(i) for i in index), indexing="ij")
-    values = device.asarray(function(*grid))
-    found = new.topology.private.allgather(values.dtype)  # they may differ, where they depend on the values
     with agree(new.topology.private):
-        common = np.result_type(*map(number_dtype, found))
+        values = device.asarray(function(*grid))
         np.broadcast_shapes(values.shape, new.box.shape)
+    found = new.topology.private.allgather(values.dtype)  # they may differ, where they depend on the values
+    common = np.result_type(*map(number_dtype, found))
     if common != new.dtype:
-        new = DistArray(new.decomposition, common, comm=new.comm, halo=new.halo, device=device)
+        new = new.like(dtype=common)
     new.local[...] = values
     return new
 
@@ -143,9 +143,7 @@ def asarray(
     topology = Topology.of(comm)
     private = topology.private
     with agree(private):
-        whole = None if a is None else np.asarray(a)
-        if whole is not None:
-            whole = whole.astype(number_dtype(whole.dtype), copy=False)
+        whole = None if a is None else numbers(a)
     holders: int = private.allreduce(0 if whole is None else 1)
     with agree(private):
         if holders not in (1, topology.size):
@@ -163,13 +161,12 @@ def asarray(
     if holders == topology.size and whole is not None:
         new.local[...] = new.device.asarray(whole[new.box.slices()].astype(new.dtype, copy=False))
         return new
-    here = new.dtype == source_dtype and new.device is CPU
-    moved = new if here else DistArray(new.decomposition, source_dtype, comm=comm, halo=halo)
-    exchange = Transfer(Whole(shape, topology.size, root), new.decomposition).bind(
-        topology, source_dtype, None, moved.frame.start
+    here = new.dtype == source_dtype and new.device.host
+    moved = new if here else new.like(dtype=source_dtype, device=CPU)
+    source = whole if whole is not None else np.empty((0,) * len(shape), source_dtype)
+    Transfer(Whole(shape, topology.size, root), new.decomposition).move(
+        topology, source, moved.padded, None, moved.frame.start
     )
-    exchange(whole if whole is not None else np.empty((0,) * len(shape), source_dtype), moved.padded)
-    exchange.close()
     if moved is not new:
         new.local[...] = new.device.asarray(moved.local.astype(new.dtype, copy=False))
     return new
@@ -205,7 +202,8 @@ def from_local(
     """
     topology = Topology.of(comm)
     there = topology.device(device)
-    block = there.asarray(local)
+    with agree(topology.private):
+        block = there.asarray(local)
     shapes = topology.private.allgather((block.shape, block.dtype))
     with agree(topology.private):
         if len({len(s) for s, _ in shapes}) > 1 or block.ndim == 0:

@@ -1,19 +1,22 @@
-"""`DistArray`: an array whose blocks lie on the ranks of a communicator."""
+"""`DistArray`: an array whose blocks live on the ranks of a communicator."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from mpihpc.array.elementwise import Arithmetic
+from mpihpc.array.indexing import Indexing
+from mpihpc.array.operands import Distributed
 from mpihpc.array.reductions import Reductions
+from mpihpc.array.refusals import Refusals
 from mpihpc.core.decomposition import Box, Decomposition, Width, grid_text, halo_width, ranks_text
-from mpihpc.core.device import CPU, Device
+from mpihpc.core.device import Device
 from mpihpc.core.dtypes import number_dtype, require_cast
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
@@ -26,12 +29,12 @@ from mpihpc.kernels import cpu
 _LONG_ROW = 1024  # bytes; shorter ones would grow by too much
 
 
-class DistArray(Arithmetic, Reductions):
+class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
     """A global array cut into one block per rank. Making it is collective.
 
     Made by the functions of `mpihpc.array.creation` (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
     `mpihpc.io.read`, or from a decomposition as below. It wraps one local array: NumPy never sees the global one, and
-    what NumPy does to `local` it does to this rank's block. Operators and NumPy's ufuncs work cell by cell
+    what NumPy does to `local` it does to this rank's block. Operators and NumPy ufuncs apply elementwise
     (`mpihpc.array.elementwise`), `sum` and others reduce (`mpihpc.array.reductions`).
 
     Parameters
@@ -81,18 +84,68 @@ class DistArray(Arithmetic, Reductions):
         self.decomposition = decomposition
         self.device = self.topology.device(device)
         with agree(self.topology.private):
-            if decomposition.size != self.topology.size:
-                raise ValueError(
-                    f"grid {grid_text(decomposition.dims)} needs {ranks_text(decomposition.size)}, "
-                    f"the job has {self.topology.size}"
-                )
-            self.halo = halo_width(halo, decomposition.ndim)
-            self.box = decomposition.box(self.topology.rank)
-            self.frame = self.box.grow(self.halo) if self.box.size else self.box
-            self.memory, lead = _block_memory(self.frame.shape, number_dtype(dtype), self.halo[-1][0], self.device)
-            self.padded = self.memory[..., lead : lead + self.frame.shape[-1]]
-            corner = (*self.frame.start[:-1], self.frame.start[-1] - lead)
-            self.memory_box = Box(corner, tuple(a + n for a, n in zip(corner, self.memory.shape, strict=True)))
+            self._allocate(number_dtype(dtype), halo_width(halo, decomposition.ndim))
+
+    def _allocate(self, dtype: np.dtype, halo: Width) -> None:
+        cut, size = self.decomposition, self.topology.size
+        if cut.size != size:
+            raise ValueError(f"grid {grid_text(cut.dims)} needs {ranks_text(cut.size)}, the job has {size}")
+        self.halo = halo
+        self.box = self.decomposition.box(self.topology.rank)
+        self.frame = self.box.grow(halo) if self.box.size else self.box
+        self.memory, lead = _block_memory(self.frame.shape, dtype, halo[-1][0], self.device)
+        self.padded = self.memory[..., lead : lead + self.frame.shape[-1]]
+        corner = (*self.frame.start[:-1], self.frame.start[-1] - lead)
+        self.memory_box = Box(corner, tuple(a + n for a, n in zip(corner, self.memory.shape, strict=True)))
+
+    def like(
+        self,
+        decomposition: Decomposition | None = None,
+        dtype: DTypeLike | None = None,
+        *,
+        halo: int | Sequence[int] | Width | None = None,
+        device: Device | None = None,
+    ) -> DistArray:
+        """Another array on the same ranks, whose cells hold anything. Collective.
+
+        Parameters
+        ----------
+        decomposition : Decomposition, optional
+            Default: that of this array.
+        dtype : dtype, optional
+            Default: that of this array.
+        halo : int, one int or one (before, after) pair per axis, optional
+            Default: as deep as here if it is cut alike, else none.
+        device : Device, optional
+            Default: that of this array.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> mpihpc.zeros((4, 3)).like(dtype="int32").dtype
+        dtype('int32')
+        """
+        with agree(self.topology.private):
+            return self.allocate_like(decomposition, dtype, halo=halo, device=device)
+
+    def allocate_like(
+        self,
+        decomposition: Decomposition | None = None,
+        dtype: DTypeLike | None = None,
+        *,
+        halo: int | Sequence[int] | Width | None = None,
+        device: Device | None = None,
+    ) -> DistArray:
+        """What `like` returns, for use within `agree`: there may be too little memory on one rank."""
+        new = object.__new__(type(self))
+        new.topology, new.device = self.topology, self.device if device is None else device
+        new.decomposition = self.decomposition if decomposition is None else decomposition
+        if halo is None:
+            width = self.halo if new.decomposition == self.decomposition else ((0, 0),) * new.ndim
+        else:
+            width = halo_width(halo, new.ndim)
+        new._allocate(self.dtype if dtype is None else number_dtype(dtype), width)
+        return new
 
     @property
     def comm(self) -> MPI.Intracomm:
@@ -126,12 +179,6 @@ class DistArray(Arithmetic, Reductions):
         return (
             f"DistArray(shape={self.shape}, dtype={self.dtype}, grid={grid_text(self.decomposition.dims)}, "
             f"rank {self.topology.rank} of {self.topology.size}: {self.box.slices()})"
-        )
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
-        raise TypeError(
-            f"this array of shape {self.shape} lies on {self.topology.size} ranks: use .gather() for the whole of it "
-            "on one rank, .gather(root=None) on all, or .local for this rank's block"
         )
 
     def __matmul__(self, other: Any) -> Any:
@@ -182,7 +229,7 @@ class DistArray(Arithmetic, Reductions):
 
     def recut(self, decomposition: Decomposition, *, halo: int | Sequence[int] | Width = 0) -> DistArray:
         """The same array cut as `decomposition`, a new one. Collective."""
-        new = DistArray(decomposition, self.dtype, comm=self.comm, halo=halo, device=self.device)
+        new = self.like(decomposition, halo=halo)
         self._move(Transfer(self.decomposition, new.decomposition), new.padded, new.frame.start)
         return new
 
@@ -226,7 +273,7 @@ class DistArray(Arithmetic, Reductions):
 
     def copy(self) -> DistArray:
         """A copy, halo included."""
-        new = DistArray(self.decomposition, self.dtype, comm=self.comm, halo=self.halo, device=self.device)
+        new = self.like()
         new.padded[...] = self.padded
         return new
 
@@ -246,7 +293,7 @@ class DistArray(Arithmetic, Reductions):
         there = self.topology.device(device)
         if there is self.device:
             return self
-        new = DistArray(self.decomposition, self.dtype, comm=self.comm, halo=self.halo, device=there)
+        new = self.like(device=there)
         new.padded[...] = there.asarray(self.device.to_host(self.padded))
         return new
 
@@ -260,14 +307,12 @@ class DistArray(Arithmetic, Reductions):
         """
         with agree(self.topology.private):
             require_cast(self.dtype, number_dtype(dtype))
-        new = DistArray(self.decomposition, dtype, comm=self.comm, halo=self.halo, device=self.device)
+            new = self.allocate_like(dtype=dtype)
         new.local[...] = self.local.astype(new.dtype, copy=False)
         return new
 
     def _move(self, transfer: Transfer, target: Any, origin: Sequence[int] | None = None) -> None:
-        exchange = transfer.bind(self.topology, self.dtype, self.frame.start, origin, self.device)
-        exchange(self.padded, target)
-        exchange.close()
+        transfer.move(self.topology, self.padded, target, self.frame.start, origin, self.device)
 
 
 def host_slabs(array: DistArray) -> Iterator[tuple[Box, NDArray[Any]]]:
@@ -275,7 +320,7 @@ def host_slabs(array: DistArray) -> Iterator[tuple[Box, NDArray[Any]]]:
 
     The cells are the caller's until it asks for the next: see `mpihpc.core.staging.download`.
     """
-    slabs = [array.box] if array.device is CPU else list(array.box.slabs(slab_cells(array.dtype)))
+    slabs = [array.box] if array.device.host else list(array.box.slabs(slab_cells(array.dtype)))
     pieces = [array.local[slab.slices(array.box.start)] for slab in slabs]
     yield from zip(slabs, download(array.device, pieces), strict=True)
 

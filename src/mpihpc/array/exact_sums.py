@@ -16,18 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpihpc import _core
 from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.dtypes import is_bfloat16
+from mpihpc.kernels import Kernels, cpu
 
 Index = tuple[slice, ...]
 Terms = Callable[[Index], list[list[Any]]]
 
-_PIECE = 1 << 15  # cells
-_LARGE_PIECE = 1 << 22  # of what lies on a GPU, which wants much to do at once
-_ROWS = 64  # of a piece, at least, along the reduced axes
-_MANY_ROWS = 1 << 10  # on a GPU, for some numbers of each column come to the host
 _WHOLE = 1 << 30  # cells, or rows, that go to a kernel at once
 
 
@@ -45,11 +41,11 @@ def total(terms: Terms, shape: Sequence[int], views: bool, device: Device = CPU)
     device : Device
         Where the terms are.
     """
-    kernels, piece = device.kernels, _WHOLE if views else _PIECE if device is CPU else _LARGE_PIECE
+    kernels, piece = device.kernels, _WHOLE if views else device.piece
     states: list[NDArray[np.int64]] = []
     for at in _pieces(shape, piece) if math.prod(shape) else [_everything(shape)]:
         found = terms(at)
-        states = states or list(np.zeros((len(found), _core.SUM_WORDS), np.int64))
+        states = states or list(np.zeros((len(found), cpu.SUM_WORDS), np.int64))
         for state, component in zip(states, found, strict=True):
             for x in component:
                 if isinstance(x, tuple):
@@ -69,9 +65,9 @@ def complex_total(x: NDArray[Any], y: NDArray[Any] | None, conjugate: bool) -> N
     conjugate : bool
         Of `x`, before it is multiplied.
     """
-    states = np.zeros((2, _core.SUM_WORDS), np.int64)
+    states = np.zeros((2, cpu.SUM_WORDS), np.int64)
     if x.size:
-        _core.sum_add_complex(reals(x), None if y is None else reals(y), conjugate, *states)
+        cpu.sum_add_complex(reals(x), None if y is None else reals(y), conjugate, *states)
     return states
 
 
@@ -81,7 +77,7 @@ def reals(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def side_by_side(*arrays: Any) -> bool:
-    """Whether their real and imaginary parts lie so in host memory."""
+    """Whether `complex_total` takes them: complex numbers in host memory, contiguous along the last axis."""
     return all(isinstance(x, np.ndarray) and x.dtype.char in "FD" and x.strides[-1] == x.itemsize for x in arrays)
 
 
@@ -109,7 +105,7 @@ def lines(
     device : Device
         Where the terms are; the sums are in host memory.
     """
-    kernels, (piece, least) = device.kernels, (_PIECE, _ROWS) if device is CPU else (_LARGE_PIECE, _MANY_ROWS)
+    kernels, piece, least = device.kernels, device.piece, device.rows
     here = tuple(1 if d in axes else n for d, n in enumerate(shape))
     tall = tuple(n if d in axes else 1 for d, n in enumerate(shape))
     height = math.prod(tall)
@@ -160,7 +156,7 @@ def narrowed(x: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
 
 
 def _columns(
-    x: Any, axes: Sequence[int], complete: bool, odd: bool = False, shape: Sequence[int] = (-1,), kernels: Any = _core
+    x: Any, axes: Sequence[int], complete: bool, odd: bool = False, shape: Sequence[int] = (-1,), kernels: Kernels = cpu
 ) -> NDArray[np.float64]:
     """The sums along axes: one row of them, rounded, or as many rows of numbers as it takes to have them."""
     x, y = (None if f is None else _first(f, axes) for f in (x if isinstance(x, tuple) else (x, None)))

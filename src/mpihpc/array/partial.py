@@ -1,24 +1,29 @@
-"""One reduction of one array: which axes, where the result lies, and how partial results come together."""
+"""One reduction of one array: partial results of the blocks, their way to those who need them, and the result.
+
+A reduction goes straight through three steps. `Reduction.values` and the `Reduction.exact...` methods make a rank's
+partial results, without communication; `Reduction.combined` brings those of all blocks together; `Reduction.finish`
+makes the scalar or array that the user gets.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
-from mpihpc import _core
 from mpihpc.array import exact_sums
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.dtypes import number_dtype
 from mpihpc.core.failure import agree
 from mpihpc.core.projection import Gathered
 from mpihpc.core.transfer import Transfer
+from mpihpc.kernels import cpu
 
 if TYPE_CHECKING:
     from mpihpc.array import DistArray
@@ -26,14 +31,47 @@ if TYPE_CHECKING:
 Axis = int | Sequence[int] | None
 
 
-class Along:
-    """One reduction of one array: which axes, where the result lies, and how partial results come together.
+class Values(NamedTuple):
+    """Partial results that a ufunc combines: of length 1 on the reduced axes, in host memory."""
 
-    Making it, `reduce`, `exact` and `finish` are collective. Each rank makes a partial result of its block, of length 1
-    on the reduced axes; these go to the owners of the result, or to everybody if all axes are reduced.
+    cells: NDArray[Any]
+    combine: np.ufunc
 
-    `dtype` may refuse: it is called where all ranks learn of it. `some` names a function that needs cells to choose
-    from. `several`: whether `axis` may be a sequence.
+
+class States(NamedTuple):
+    """Exact sums of all cells of a block, a state for each component: see `exact_sums.total`."""
+
+    words: NDArray[np.int64]
+    odd: bool
+
+
+class Lines(NamedTuple):
+    """Exact sums along axes of a block, for each component numbers that add up to them: see `exact_sums.lines`."""
+
+    sums: list[NDArray[np.float64]]
+    odd: bool
+
+
+Partial = Values | States | Lines
+
+
+class Reduction:
+    """What a reduction of an array reduces, and where its result is. Making it is collective.
+
+    Parameters
+    ----------
+    a : DistArray
+        What is reduced.
+    axis : int, sequence of int, or None
+        The axes to reduce; None: all.
+    keepdims : bool
+        Whether the result has them, with length 1.
+    dtype : callable
+        Gives the dtype of the result. It may refuse, on any rank.
+    some : str
+        Name of a function that needs cells to choose from.
+    several : bool
+        Whether `axis` may be a sequence.
     """
 
     def __init__(
@@ -70,73 +108,76 @@ class Along:
                 dims[d] = p
         return Decomposition(tuple(n if d in self.kept else 1 for d, n in enumerate(a.shape)), tuple(dims))
 
-    def partial(self, function: Callable[..., Any], empty: Any = None) -> NDArray[Any]:
-        """``function(block, axis=..., keepdims=True)`` in host memory; of a block without cells, `empty` if given."""
+    # Partial results: no communication.
+
+    def values(self, function: Callable[..., Any], combine: np.ufunc, empty: Any = None) -> Values:
+        """``function(block, axis=..., keepdims=True)``; of a block without cells, `empty` if given."""
         block, device = self.array.local, self.array.device
         if not block.size and empty is not None:
-            return np.full([1 if d in self.axes else n for d, n in enumerate(block.shape)], empty, self.array.dtype)
-        return np.asarray(device.to_host(function(block, axis=self.axes, keepdims=True)))
+            shape = [1 if d in self.axes else n for d, n in enumerate(block.shape)]
+            return Values(np.full(shape, empty, self.array.dtype), combine)
+        return Values(np.asarray(device.to_host(function(block, axis=self.axes, keepdims=True))), combine)
 
-    def reduce(self, partial: Callable[..., Any], combine: np.ufunc, empty: Any = None) -> NDArray[Any]:
-        """This rank's part of the result, if the partial ones are `partial`'s (see there)."""
-        total = self.gather(self.partial(partial, empty))
-        return combine.reduce(total, axis=self.axes, keepdims=True, dtype=total.dtype)
+    def exact(self, terms: exact_sums.Terms, views: bool = False, odd: bool = False) -> Partial:
+        """The sum of terms (see `exact_sums`), added without rounding.
 
-    def exact(self, terms: exact_sums.Terms, views: bool = False, odd: bool = False) -> NDArray[Any]:
-        """This rank's part of the sum of terms (see `exact_sums`), added without rounding: float64 or complex128.
-
-        It is rounded to the nearest number, or (`odd`) so that it can be rounded once more: see `exact_sums.narrowed`.
+        In the end it is rounded to the nearest number, or (`odd`) so that it can be rounded once more: see
+        `exact_sums.narrowed`.
         """
-        shape = self.array.box.shape
+        a = self.array
         if self.kept:
-            sums = exact_sums.lines(terms, shape, self.axes, views, not self.moves, odd, self.array.device)
-            parts = [self.round_lines(x, odd) if self.moves else x[0] for x in sums]
-        else:
-            return self.round_states(exact_sums.total(terms, shape, views, self.array.device), odd)
-        return _joined(parts)
+            return Lines(exact_sums.lines(terms, a.box.shape, self.axes, views, not self.moves, odd, a.device), odd)
+        return States(exact_sums.total(terms, a.box.shape, views, a.device), odd)
 
-    def round_states(self, states: NDArray[np.int64], odd: bool) -> NDArray[Any]:
-        """The sum over all ranks, from the states of the components of theirs. Collective."""
-        self.array.topology.private.Allreduce(MPI.IN_PLACE, states, op=MPI.SUM)
-        return _joined([np.full((1,) * self.array.ndim, _core.sum_round(state, odd)) for state in states])
+    # Movement: collective.
 
-    def round_lines(self, sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
-        """This rank's part of the result, from the numbers that add up to the sums of its block. Collective."""
+    def combined(self, partial: Partial) -> NDArray[Any]:
+        """This rank's part of the result, with all axes, from the partial results of all ranks. Collective.
+
+        Exact sums become float64 or complex128.
+        """
+        if isinstance(partial, States):
+            self.array.topology.private.Allreduce(MPI.IN_PLACE, partial.words, op=MPI.SUM)
+            sums = [cpu.sum_round(words, partial.odd) for words in partial.words]
+            return _joined([np.full((1,) * self.array.ndim, x) for x in sums])
+        if isinstance(partial, Lines):
+            return _joined([self._line(x, partial.odd) if self.moves else x[0] for x in partial.sums])
+        total = self.gathered(partial.cells)
+        return partial.combine.reduce(total, axis=self.axes, keepdims=True, dtype=total.dtype)
+
+    def _line(self, sums: NDArray[np.float64], odd: bool) -> NDArray[np.float64]:
         most: int = self.array.topology.private.allreduce(len(sums), op=MPI.MAX)
         packed = np.zeros((*sums.shape[1:], most))
         packed[..., : len(sums)] = np.moveaxis(sums, 0, -1)
-        found = self.gather(packed.view(np.dtype((np.void, 8 * most)))[..., 0])
+        found = self.gathered(packed.view(np.dtype((np.void, 8 * most)))[..., 0])
         numbers = found.view(float).reshape(*found.shape, most)
         # The numbers of all ranks along the reduced axes, one after the other.
         front = np.moveaxis(numbers, (-1, *self.axes), range(1 + len(self.axes)))
         here = (1 if d in self.axes else n for d, n in enumerate(found.shape))
         return exact_sums.rounded(front.reshape(most * math.prod(self.counts), *here), odd)
 
-    def gather(self, partial: NDArray[Any]) -> NDArray[Any]:
+    def gathered(self, cells: NDArray[Any]) -> NDArray[Any]:
         """All partial results along the reduced axes, for this rank's part of the result. Collective."""
         a, cut = self.array, self.array.decomposition
         if not self.kept:
-            found = np.empty((cut.size, 1), partial.dtype)
-            a.topology.private.Allgather(_flat_bytes(partial), _flat_bytes(found))
+            found = np.empty((cut.size, 1), cells.dtype)
+            a.topology.private.Allgather(_flat_bytes(cells), _flat_bytes(found))
             return found.reshape(cut.dims)
         if not self.moves:
-            return partial
-        shape = list(a.shape)
-        start = list(a.box.start)
+            return cells
+        shape, start = list(a.shape), list(a.box.start)
         for d, p in zip(self.axes, self.counts, strict=True):
             shape[d], start[d] = p, cut.coords(a.topology.rank)[d]
         need = Gathered(self.cut, self.axes, self.counts)
         box = need.box(a.topology.rank)
-        found = np.empty(box.shape, partial.dtype)
-        exchange = Transfer(Decomposition(tuple(shape), cut.dims), need).bind(
-            a.topology, partial.dtype, start, box.start
-        )
-        exchange(partial, found)
-        exchange.close()
+        found = np.empty(box.shape, cells.dtype)
+        Transfer(Decomposition(tuple(shape), cut.dims), need).move(a.topology, cells, found, start, box.start)
         return found
 
+    # The end.
+
     def finish(self, total: Any) -> Any:
-        """The result, of `dtype`, out of this rank's part of it, which has all axes."""
+        """The result, of `dtype`, out of this rank's part of it, which has all axes. Collective."""
         total = np.asarray(total)
         if total.dtype != self.dtype:
             with np.errstate(over="ignore"):
@@ -148,7 +189,7 @@ class Along:
             cut = Decomposition(tuple(cut.shape[d] for d in self.kept), tuple(cut.dims[d] for d in self.kept))
         elif not self.kept:
             cut = Decomposition.balanced(cut.shape, cut.size)
-        new = self.array.__class__(cut, self.dtype, comm=self.array.comm, device=self.array.device)
+        new = self.array.like(cut, self.dtype, halo=0)
         if new.local.size:
             new.local[...] = new.device.asarray(total.reshape(new.local.shape))
         return new

@@ -30,25 +30,23 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mpihpc.array import exact_sums
-from mpihpc.array.elementwise import is_distributed, local_part, plain
-from mpihpc.array.partial import Along, Axis
-from mpihpc.core.dtypes import kind_of, number_dtype, require_cast
+from mpihpc.array.operands import is_distributed, local_part, plain, together
+from mpihpc.array.partial import Axis, Partial, Reduction, States
+from mpihpc.core.dtypes import kind_of, number_dtype, numbers, require_cast
 
 if TYPE_CHECKING:
     from mpihpc.array import DistArray
 
 
 def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a `DistArray`, and maybe a second one, that gets them as `Decomposition` cuts them."""
+    """A function of a `DistArray`, which it gets as `Decomposition` cuts it; anything else is refused. Collective."""
 
     @functools.wraps(function)
     def checked(a: DistArray, *others: Any, **options: Any) -> Any:
         if not is_distributed(a):
-            name, kind = function.__name__, type(a).__name__
-            raise TypeError(
-                f"mpihpc.{name} works on DistArrays, not on {kind}: use numpy.{name}, or mpihpc.asarray first"
-            )
-        return function(plain(a), *(plain(x) if is_distributed(x) else x for x in others), **options)
+            with together(f"mpihpc.{function.__name__}", {"a": a}):  # other ranks, which have one, agree first too
+                pass
+        return function(plain(a), *others, **options)
 
     return checked
 
@@ -97,8 +95,8 @@ def sum(
     -----
     Errors and source: see `mpihpc.array.reductions`. Integers wrap around, as in NumPy.
     """
-    along = Along(a, axis, keepdims, lambda: _result_dtype(np.sum, a, dtype))
-    return along.finish(_total(along, along.dtype, reproducible, along.narrow))
+    r = Reduction(a, axis, keepdims, lambda: _result_dtype(np.sum, a, dtype))
+    return r.finish(r.combined(_total(r, r.dtype, reproducible, r.narrow)))
 
 
 @_reduction
@@ -114,8 +112,8 @@ def mean(
 
     Integers are converted to float64. The mean of no cells is NaN.
     """
-    along = Along(a, axis, keepdims, lambda: _result_dtype(np.mean, a, dtype))
-    return along.finish(_total(along, along.dtype, reproducible) / along.count)
+    r = Reduction(a, axis, keepdims, lambda: _result_dtype(np.mean, a, dtype))
+    return r.finish(r.combined(_total(r, r.dtype, reproducible)) / r.count)
 
 
 @_reduction
@@ -173,20 +171,19 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     NumPy scalar, or DistArray
         As `sum`; real.
     """
-    along = Along(a, axis, keepdims, lambda: _numpys_dtype(_norm, a.dtype, None))
+    r = Reduction(a, axis, keepdims, lambda: _numpys_dtype(_norm, a.dtype, None))
     kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
 
-    if reproducible and not along.kept and exact_sums.side_by_side(a.local):
-        total = along.exact(lambda at: [[(exact_sums.reals(a.local[at]),) * 2]], True)
+    if reproducible and not r.kept and exact_sums.side_by_side(a.local):
+        part: Partial = r.exact(lambda at: [[(exact_sums.reals(a.local[at]),) * 2]], True)
     elif reproducible:
         views = a.dtype == kind and kind.kind == "f"
-        total = along.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]], views)
+        part = r.exact(lambda at: [[(x, x) for x in _parts(a.local[at].astype(kind, copy=False))]], views)
     else:
-        total = along.reduce(lambda x, **over: np.sum(_square(x.astype(kind, copy=False)), **over), np.add)
-    return along.finish(np.sqrt(total))
+        part = r.values(lambda x, **over: np.sum(_square(x.astype(kind, copy=False)), **over), np.add)
+    return r.finish(np.sqrt(r.combined(part)))
 
 
-@_reduction
 def dot(a: DistArray, b: Any, *, reproducible: bool = True) -> Any:
     """The sum of the products of two vectors, ``sum(a * b)``. Collective.
 
@@ -210,7 +207,6 @@ def dot(a: DistArray, b: Any, *, reproducible: bool = True) -> Any:
     return _vecdot(a, b, 0, False, reproducible)
 
 
-@_reduction
 def vecdot(a: DistArray, b: Any, *, axis: int = -1, reproducible: bool = True) -> Any:
     """The sums of the products along an axis, ``sum(conj(a) * b, axis)``, as `numpy.vecdot`. Collective.
 
@@ -238,8 +234,8 @@ def prod(a: DistArray, axis: Axis = None, dtype: DTypeLike | None = None, *, kee
     The product of each block, multiplied in the order of the ranks: the last bits of floating-point results depend on
     the decomposition.
     """
-    along = Along(a, axis, keepdims, lambda: _result_dtype(np.prod, a, dtype))
-    return along.finish(along.reduce(lambda x, **over: np.prod(x, dtype=along.dtype, **over), np.multiply))
+    r = Reduction(a, axis, keepdims, lambda: _result_dtype(np.prod, a, dtype))
+    return r.finish(r.combined(r.values(lambda x, **over: np.prod(x, dtype=r.dtype, **over), np.multiply)))
 
 
 @_reduction
@@ -251,38 +247,36 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     ValueError
         There is no cell to choose from.
     """
-    along = Along(a, axis, keepdims, lambda: a.dtype, some="min")
-    start = _limit(a.dtype, largest=True)
-    return along.finish(along.reduce(np.min, np.minimum, start))
+    r = Reduction(a, axis, keepdims, lambda: a.dtype, some="min")
+    return r.finish(r.combined(r.values(np.min, np.minimum, _limit(a.dtype, largest=True))))
 
 
 @_reduction
 def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The largest cell, or NaN where there is one. Collective. Parameters and result: see `sum`; errors: see `min`."""
-    along = Along(a, axis, keepdims, lambda: a.dtype, some="max")
-    start = _limit(a.dtype, largest=False)
-    return along.finish(along.reduce(np.max, np.maximum, start))
+    r = Reduction(a, axis, keepdims, lambda: a.dtype, some="max")
+    return r.finish(r.combined(r.values(np.max, np.maximum, _limit(a.dtype, largest=False))))
 
 
 @_reduction
 def any(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Whether a cell is not zero. Collective. Parameters and result: see `sum`."""
-    along = Along(a, axis, keepdims, lambda: np.dtype(bool))
-    return along.finish(along.reduce(np.any, np.logical_or))
+    r = Reduction(a, axis, keepdims, lambda: np.dtype(bool))
+    return r.finish(r.combined(r.values(np.any, np.logical_or)))
 
 
 @_reduction
 def all(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """Whether no cell is zero. Collective. Parameters and result: see `sum`."""
-    along = Along(a, axis, keepdims, lambda: np.dtype(bool))
-    return along.finish(along.reduce(np.all, np.logical_and))
+    r = Reduction(a, axis, keepdims, lambda: np.dtype(bool))
+    return r.finish(r.combined(r.values(np.all, np.logical_and)))
 
 
 @_reduction
 def count_nonzero(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
     """The number of cells that are not zero, as int64. Collective. Parameters and result: see `sum`."""
-    along = Along(a, axis, keepdims, lambda: np.dtype(np.int64))
-    return along.finish(along.reduce(lambda x, **over: np.sum(x != 0, dtype=np.int64, **over), np.add))
+    r = Reduction(a, axis, keepdims, lambda: np.dtype(np.int64))
+    return r.finish(r.combined(r.values(lambda x, **over: np.sum(x != 0, dtype=np.int64, **over), np.add)))
 
 
 @_reduction
@@ -320,18 +314,18 @@ class Reductions:
     argmin, argmax, dot = argmin, argmax, dot
 
 
-def _total(along: Along, kind: np.dtype, reproducible: bool, odd: bool = False) -> NDArray[Any]:
-    """This rank's part of the sum of all cells, each converted to `kind` first."""
-    a = along.array
+def _total(r: Reduction, kind: np.dtype, reproducible: bool, odd: bool = False) -> Partial:
+    """The sum of this rank's cells, each converted to `kind` first."""
+    a = r.array
     if not (reproducible and kind_of(kind) in "fc"):
-        return along.reduce(lambda x, **over: np.sum(x, dtype=kind, **over), np.add)
+        return r.values(lambda x, **over: np.sum(x, dtype=kind, **over), np.add)
     if a.dtype.char in "fdFD" and np.can_cast(a.dtype, kind) and (a.dtype.kind == kind.kind):
-        if not along.kept and exact_sums.side_by_side(a.local):
-            return along.round_states(exact_sums.complex_total(a.local, None, False), odd)
+        if not r.kept and exact_sums.side_by_side(a.local):
+            return States(exact_sums.complex_total(a.local, None, False), odd)
         # The parts of complex numbers lie near each other: in pieces, memory is read only once.
-        return along.exact(lambda at: [[x] for x in _parts(a.local[at])], bool(along.kept) or kind.kind == "f", odd)
+        return r.exact(lambda at: [[x] for x in _parts(a.local[at])], bool(r.kept) or kind.kind == "f", odd)
     wide = np.promote_types(kind, "f4")
-    return along.exact(lambda at: [[x] for x in _parts(a.local[at].astype(kind).astype(wide))], odd=odd)
+    return r.exact(lambda at: [[x] for x in _parts(a.local[at].astype(kind).astype(wide))], odd=odd)
 
 
 def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, reproducible: bool, root: bool) -> Any:
@@ -340,53 +334,51 @@ def _var(a: DistArray, axis: Axis, dtype: Any, ddof: float, keepdims: bool, repr
             raise TypeError(f"ddof {ddof!r} is not a number")
         return _result_dtype(np.var, a, dtype)
 
-    along = Along(a, axis, keepdims, check)
+    r = Reduction(a, axis, keepdims, check)
     wide = np.promote_types(a.dtype, "f8")
-    centre = _total(along, wide, reproducible) / along.count
+    centre = r.combined(_total(r, wide, reproducible)) / r.count
     centre = a.device.asarray(centre)
-    if along.moves:  # back to where the cells are
-        there = a.__class__(along.cut, wide, comm=a.comm, device=a.device)
+    if r.moves:  # back to where the cells are
+        there = a.like(r.cut, wide, halo=0)
         there.local[...] = centre
         centre = local_part(there, a)
 
     def deviation(at: exact_sums.Index) -> NDArray[Any]:
-        return a.local[at] - centre[tuple(slice(None) if d in along.axes else s for d, s in enumerate(at))]
+        return a.local[at] - centre[tuple(slice(None) if d in r.axes else s for d, s in enumerate(at))]
 
     if reproducible:
-        total = along.exact(lambda at: [[(x, x) for x in _parts(deviation(at))]])
+        part: Partial = r.exact(lambda at: [[(x, x) for x in _parts(deviation(at))]])
     else:
-        total = along.reduce(lambda x, **over: np.sum(_square(deviation((slice(None),) * a.ndim)), **over), np.add)
-    total = total / builtins.max(along.count - ddof, 0)
-    return along.finish(np.sqrt(total) if root else total)
+        part = r.values(lambda x, **over: np.sum(_square(deviation((slice(None),) * a.ndim)), **over), np.add)
+    total = r.combined(part) / builtins.max(r.count - ddof, 0)
+    return r.finish(np.sqrt(total) if root else total)
 
 
 def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool) -> Any:
-    def check() -> np.dtype:
-        nonlocal b
+    name = "vecdot" if conjugate else "dot"
+    with together(f"mpihpc.{name}", {"a": a}, {"b": b}):
         if not conjugate and a.ndim != 1:
             raise ValueError(f"dot takes vectors, a has shape {a.shape}: use vecdot along an axis, or @ for matrices")
-        b = b if is_distributed(b) else np.asarray(b)
-        if is_distributed(b) and b.topology is not a.topology:
-            raise ValueError(
-                f"a and b lie on different communicators, of {a.topology.size} and {b.topology.size} ranks"
-            )
-        if is_distributed(b) and b.device is not a.device:
-            raise ValueError(f"a lies on {a.device.label}, b on {b.device.label}: use .to_device")
+        b = b if is_distributed(b) else numbers(b, "b")
         if a.shape != b.shape:
             raise ValueError(f"a has shape {a.shape} and b {b.shape}: they must be equal")
-        return np.result_type(a.dtype, number_dtype(b.dtype))
+        found = np.result_type(a.dtype, b.dtype)
+    a = plain(a)
+    r = Reduction(a, axis, False, lambda: found, several=False)
+    return r.finish(r.combined(_products(r, local_part(b, a), conjugate, reproducible)))
 
-    along = Along(a, axis, False, check, several=False)
-    kind = along.dtype
-    y = local_part(b, a)
+
+def _products(r: Reduction, y: Any, conjugate: bool, reproducible: bool) -> Partial:
+    """The sum of the products of this rank's cells with those of `y`."""
+    a, kind = r.array, r.dtype
     if kind.kind == "b":
-        return along.finish(along.reduce(lambda x, **over: np.any(x & y, **over), np.logical_or))
+        return r.values(lambda x, **over: np.any(x & y, **over), np.logical_or)
     if not (reproducible and kind_of(kind) in "fc"):
-        return along.finish(
-            along.reduce(
-                lambda x, **over: np.sum((x.conj() if conjugate else x).astype(kind) * y, dtype=kind, **over), np.add
-            )
-        )
+
+        def product(x: Any, **over: Any) -> Any:
+            return np.sum((x.conj() if conjugate else x).astype(kind) * y, dtype=kind, **over)
+
+        return r.values(product, np.add)
     work = np.promote_types(kind, "f4")
     sign = -1 if conjugate else 1
 
@@ -396,38 +388,34 @@ def _vecdot(a: DistArray, b: Any, axis: int, conjugate: bool, reproducible: bool
             return [[(p[0], q[0])]]
         return [[(p[0], q[0]), (-sign * p[1], q[1])], [(p[0], q[1]), (sign * p[1], q[0])]]
 
-    if not along.kept and a.dtype == y.dtype == work and exact_sums.side_by_side(a.local, y):
-        return along.finish(along.round_states(exact_sums.complex_total(a.local, y, conjugate), along.narrow))
-    views = a.dtype == y.dtype == work and kind.kind == "f"
-    return along.finish(along.exact(products, views, along.narrow))
+    if not r.kept and a.dtype == y.dtype == work and exact_sums.side_by_side(a.local, y):
+        return States(exact_sums.complex_total(a.local, y, conjugate), r.narrow)
+    return r.exact(products, a.dtype == y.dtype == work and kind.kind == "f", r.narrow)
 
 
 def _arg(a: DistArray, axis: int | None, keepdims: bool, name: str) -> Any:
     """`argmin` or `argmax`, by its name."""
-    along = Along(a, axis, keepdims, lambda: np.dtype(np.int64), some=name, several=False)
+    r = Reduction(a, axis, keepdims, lambda: np.dtype(np.int64), some=name, several=False)
     smallest = name == "argmin"
     pick, best = (np.min, np.minimum) if smallest else (np.max, np.maximum)
-    here = np.empty(
-        [1 if d in along.axes else n for d, n in enumerate(a.box.shape)], [("value", a.dtype), ("index", np.int64)]
-    )
-    here["value"] = along.partial(pick, _limit(a.dtype, smallest))
+    chosen_here = r.values(pick, best, _limit(a.dtype, smallest)).cells
+    here = np.empty(chosen_here.shape, [("value", a.dtype), ("index", np.int64)])
+    here["value"] = chosen_here
     here["index"] = np.iinfo(np.int64).max
     if a.local.size:
         find = getattr(np, name)
-        found: Any = a.device.to_host(find(a.local, axis=None if axis is None else along.axes[0], keepdims=True))
+        found: Any = a.device.to_host(find(a.local, axis=None if axis is None else r.axes[0], keepdims=True))
         if axis is None:
             place = np.unravel_index(int(found.reshape(())), a.box.shape)
             found = np.ravel_multi_index([p + s for p, s in zip(place, a.box.start, strict=True)], a.shape)
         else:
-            found += a.box.start[along.axes[0]]
+            found += a.box.start[r.axes[0]]
         here["index"] = found
-    every = along.gather(here)
+    every = r.gathered(here)
     value = every["value"]
-    total = best.reduce(value, axis=along.axes, keepdims=True)
+    total = best.reduce(value, axis=r.axes, keepdims=True)
     chosen = (value == total) | ((value != value) & (total != total))  # NaN is what NumPy finds first
-    return along.finish(
-        np.min(np.where(chosen, every["index"], np.iinfo(np.int64).max), axis=along.axes, keepdims=True)
-    )
+    return r.finish(np.min(np.where(chosen, every["index"], np.iinfo(np.int64).max), axis=r.axes, keepdims=True))
 
 
 def _norm(x: NDArray[Any], dtype: None) -> Any:

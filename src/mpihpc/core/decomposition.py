@@ -1,15 +1,14 @@
 """Boxes in global index space, and how an array is cut into one box per rank.
 
 Pure arithmetic: no MPI, no arrays. Every question is answered in closed form for any rank, so planning for one
-rank out of a million costs no loop over a million.
+rank out of a million needs no loop over a million.
 
 A *layout* says which cells each rank has or needs. It has two methods:
 
 ``parts(rank)``
-    the boxes the rank holds or wants, as `Part` s;
+    the boxes that the rank has or needs, as `Part` s;
 ``owners(box)``
-    the ranks that hold or want a part of `box`, in increasing order (a few too many do no harm: their overlap is
-    then empty).
+    the ranks that have or need a part of `box`, in increasing order (extra ranks do no harm: their overlap is empty).
 
 `Decomposition` is one; `mpihpc.core.layouts` has others. `mpihpc.core.transfer.Transfer` moves data between any two.
 """
@@ -31,6 +30,11 @@ Width = tuple[tuple[int, int], ...]
 class Box(NamedTuple):
     """A box of cells: half-open ranges of global indices, ``start[d] <= i < stop[d]`` on each axis.
 
+    Attributes
+    ----------
+    start, stop : tuple of int
+        The first index on each axis, and the one after the last. ``a & b`` is the intersection of two boxes.
+
     Examples
     --------
     >>> a, b = Box((0, 0), (4, 6)), Box((2, 5), (9, 9))
@@ -49,12 +53,18 @@ class Box(NamedTuple):
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Box:
-        """The box of all cells of an array of this shape."""
+        """The box of all cells of an array of this shape.
+
+        Examples
+        --------
+        >>> Box.whole((3, 4))
+        Box(start=(0, 0), stop=(3, 4))
+        """
         return cls((0,) * len(shape), tuple(shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Cells along each axis; an empty box has a zero."""
+        """The number of cells along each axis; an empty box has a zero."""
         return tuple(max(0, b - a) for a, b in zip(self.start, self.stop, strict=True))
 
     @property
@@ -70,7 +80,7 @@ class Box(NamedTuple):
         )
 
     def shift(self, by: Sequence[int]) -> Box:
-        """The box moved by this many cells on each axis."""
+        """The box shifted by this many cells on each axis."""
         return Box(
             tuple(a + s for a, s in zip(self.start, by, strict=True)),
             tuple(b + s for b, s in zip(self.stop, by, strict=True)),
@@ -84,16 +94,16 @@ class Box(NamedTuple):
         )
 
     def slabs(self, limit: int, *, step: Sequence[int] | None = None, fastest_first: bool = False) -> Iterator[Box]:
-        """The box in pieces of about `limit` cells that lie together in memory or in a file.
+        """The box in pieces of about `limit` cells that are contiguous, or nearly so, in memory or in a file.
 
         Parameters
         ----------
         limit : int
-            Cells in a piece; more only where `step` asks for it.
+            The most cells in a piece; exceeded only where `step` requires it.
         step : sequence of int, optional
             Cut at multiples of this on each axis, where chunks of a file begin.
         fastest_first : bool
-            The last axis varies slowest, as in Fortran order.
+            Whether the first axis varies fastest, as in Fortran order.
 
         Examples
         --------
@@ -118,16 +128,16 @@ class Box(NamedTuple):
         yield self
 
     def slices(self, origin: Sequence[int] | None = None) -> tuple[slice, ...]:
-        """Index of these cells in a local array whose first cell has the global index `origin` (default: zeros)."""
+        """The index of these cells in a local array whose first cell has the global index `origin` (default: zeros)."""
         origin = origin or (0,) * len(self.start)
         return tuple(slice(a - o, max(a, b) - o) for a, b, o in zip(self.start, self.stop, origin, strict=True))
 
 
 class Part(NamedTuple):
-    """Cells of the global array, and where the rank keeps them.
+    """Cells of the global array, and the coordinates at which the rank sees them.
 
-    The rank sees the cells of `box` at ``box.shift(shift)``: not zero where a periodic axis wraps around, so that
-    cell n - 1 is also known as cell -1.
+    The rank sees the cells of `box` at ``box.shift(shift)``. The shift is not zero where a periodic axis wraps around:
+    there, cell n - 1 is also cell -1.
     """
 
     box: Box
@@ -135,11 +145,15 @@ class Part(NamedTuple):
 
 
 class Layout(Protocol):
-    """What `Transfer` asks of the two sides it moves data between."""
+    """Which boxes each rank has or needs: what `Transfer` moves data between."""
 
-    def parts(self, rank: int) -> list[Part]: ...
+    def parts(self, rank: int) -> list[Part]:
+        """The boxes that a rank has or needs."""
+        ...
 
-    def owners(self, box: Box) -> list[int]: ...
+    def owners(self, box: Box) -> list[int]:
+        """The ranks that have or need a part of `box`, in increasing order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -147,7 +161,7 @@ class Decomposition:
     """A global shape cut into a grid of blocks, one per rank, as `numpy.array_split` cuts an axis.
 
     The first ``n % p`` of the ``p`` blocks of an axis of length ``n`` have one cell more. Ranks are numbered over
-    the grid in C order. Blocks may be empty, where there are more blocks than cells.
+    the grid in C order. If an axis has more blocks than cells, some blocks are empty.
 
     Parameters
     ----------
@@ -155,6 +169,11 @@ class Decomposition:
         Global shape.
     dims : tuple of int
         Blocks along each axis. Their product is the number of ranks.
+
+    Raises
+    ------
+    ValueError
+        No axes, a negative length, 2**63 cells or more, or a grid that does not fit.
 
     Examples
     --------
@@ -196,9 +215,9 @@ class Decomposition:
     ) -> Decomposition:
         """The grid of `size` ranks with the fewest halo bytes.
 
-        Grids that leave ranks without cells are taken only where every grid does. Of ties, the grid with the smallest
-        largest block; then one that keeps the last axis whole, for rows stay contiguous in memory and in files, and
-        then the first one, along which kernels sweep.
+        Grids that leave ranks without cells are taken only if every grid does. Among ties it takes the grid whose
+        largest block is smallest; then one that leaves the last axis whole, so that rows stay contiguous in memory and
+        in files; then one that leaves the first axis whole, along which kernels sweep.
 
         Parameters
         ----------
@@ -211,7 +230,12 @@ class Decomposition:
         periodic : bool or one per axis
             Whether the axis wraps around, so that its first and last block are neighbours too.
         dims : sequence of int, optional
-            Do not choose, take this grid: it must have one entry per axis, and `size` ranks.
+            Use this grid instead of choosing one: it must have one entry per axis, and `size` ranks.
+
+        Raises
+        ------
+        ValueError
+            A grid that does not have `size` ranks or one entry per axis.
 
         Examples
         --------
@@ -232,14 +256,14 @@ class Decomposition:
             if chosen.size != size:
                 raise ValueError(f"grid {grid_text(dims)} needs {ranks_text(chosen.size)}, the job has {size}")
             return chosen
-        cls(shape, (1,) * len(shape))  # a shape that can be cut at all
+        cls(shape, (1,) * len(shape))  # raises if the shape cannot be split
         width = halo_width(halo, len(shape))
         wraps = (periodic,) * len(shape) if isinstance(periodic, bool) else tuple(periodic)
 
         def cost(grid: tuple[int, ...]) -> tuple[int, int, int, tuple[int, ...]]:
             busy = [min(p, n) for p, n in zip(grid, shape, strict=True)]
             cuts = [p if w and p > 1 else max(p - 1, 0) for p, w in zip(busy, wraps, strict=True)]
-            # All padded blocks together are a product over the axes, so corners are counted too.
+            # The total size of all padded blocks is a product over the axes; corners are counted too.
             padded = math.prod(n + c * sum(w) for n, c, w in zip(shape, cuts, width, strict=True))
             largest = math.prod(-(-n // p) for n, p in zip(shape, grid, strict=True))
             return -math.prod(busy), padded - math.prod(shape), largest, (*grid[-1:], *grid[:-1])
@@ -257,7 +281,7 @@ class Decomposition:
         return math.prod(self.dims)
 
     def coords(self, rank: int) -> tuple[int, ...]:
-        """Place of a rank in the grid."""
+        """The coordinates of a rank in the grid."""
         if not 0 <= rank < self.size:
             raise ValueError(f"rank {rank} is not one of the {self.size} of grid {grid_text(self.dims)}")
         coords = []
@@ -267,14 +291,14 @@ class Decomposition:
         return tuple(reversed(coords))
 
     def rank(self, coords: Sequence[int]) -> int:
-        """The rank at a place in the grid."""
+        """The rank at these coordinates of the grid."""
         rank = 0
         for c, p in zip(coords, self.dims, strict=True):
             rank = rank * p + c
         return rank
 
     def cut(self, axis: int, block: int) -> int:
-        """Global index at which a block of an axis begins; `dims[axis]` gives the axis's length."""
+        """The global index at which a block of an axis begins; for block ``dims[axis]``, the length of the axis."""
         q, r = divmod(self.shape[axis], self.dims[axis])
         return block * q + min(block, r)
 
@@ -284,7 +308,7 @@ class Decomposition:
         return index // (q + 1) if index < r * (q + 1) else r + (index - r * (q + 1)) // q
 
     def box(self, rank: int) -> Box:
-        """The cells a rank owns."""
+        """The cells that a rank owns."""
         coords = self.coords(rank)
         return Box(
             tuple(self.cut(d, c) for d, c in enumerate(coords)),
@@ -292,7 +316,7 @@ class Decomposition:
         )
 
     def blocks(self, axis: int, start: int, stop: int) -> range:
-        """The blocks of an axis that hold a cell of ``start <= i < stop``; indices outside the axis hold nothing."""
+        """The blocks of an axis with a cell in ``start <= i < stop``; indices outside the axis are ignored."""
         start, stop = max(start, 0), min(stop, self.shape[axis])
         return range(self.block(axis, start), self.block(axis, stop - 1) + 1) if start < stop else range(0)
 
@@ -310,6 +334,8 @@ class Decomposition:
 def halo_width(halo: int | Sequence[int] | Width, ndim: int) -> Width:
     """A halo as one (before, after) pair per axis, from one depth, one per axis, or one pair per axis.
 
+    Examples
+    --------
     >>> halo_width(2, 2)
     ((2, 2), (2, 2))
     >>> halo_width([1, (0, 3)], 2)
@@ -329,7 +355,7 @@ def halo_width(halo: int | Sequence[int] | Width, ndim: int) -> Width:
 
 
 def grid_text(dims: Sequence[int]) -> str:
-    """How a grid is written: ``4x2``."""
+    """A grid as text: ``4x2``."""
     return "x".join(map(str, dims))
 
 

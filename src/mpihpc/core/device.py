@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
 from typing import Any, Protocol
@@ -20,9 +19,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import ThreadpoolController
 
+from mpihpc.core.dtypes import numbers
 from mpihpc.core.failure import nearest
 from mpihpc.core.scratch import Scratch
-from mpihpc.kernels import cpu
+from mpihpc.kernels import Kernels, cpu
 
 MAX_THREADS = 1024
 DEVICES = ("auto", "cpu", "gpu")
@@ -45,6 +45,13 @@ class Device(Protocol):
         The room of `mpihpc.kernels` for its arrays.
     line : int
         Bytes that memory hands over at once: rows begin at multiples of it.
+    host : bool
+        Whether arrays are in this process's own memory: MPI, files and other processes of the node read it directly.
+    asynchronous : bool
+        Whether calls return before the work is done: it goes on while this process talks to MPI, and starting it is
+        worth being recorded where passes are short.
+    piece, rows : int
+        How many cells to work on at a time, and how many of them, at least, along axes that are reduced.
     """
 
     @property
@@ -54,9 +61,17 @@ class Device(Protocol):
     @property
     def identity(self) -> str: ...
     @property
-    def kernels(self) -> Any: ...
+    def kernels(self) -> Kernels: ...
     @property
     def line(self) -> int: ...
+    @property
+    def host(self) -> bool: ...
+    @property
+    def asynchronous(self) -> bool: ...
+    @property
+    def piece(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         """A new array, C order."""
@@ -68,7 +83,7 @@ class Device(Protocol):
         """Where the first cell of an array lies."""
 
     def asarray(self, a: Any) -> Any:
-        """Something that NumPy makes an array of, as an array here; arrays that are here stay as they are."""
+        """An array here of what `mpihpc.core.dtypes.numbers` takes; arrays that are here stay as they are."""
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """The array in host memory: a copy, or itself if it is there."""
@@ -131,7 +146,10 @@ class Device(Protocol):
 class Cpu:
     """This process's memory and cores: the only instance is `CPU`. See `Device`."""
 
-    name, label, identity, kernels, line = "cpu", "cpu", "", cpu, 64
+    name, label, identity, line = "cpu", "cpu", "", 64
+    kernels: Kernels = cpu
+    host, asynchronous = True, False
+    piece, rows = 1 << 15, 64  # in a cache
     _memory = Scratch(_KEPT)
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
@@ -146,7 +164,7 @@ class Cpu:
         return array.ctypes.data
 
     def asarray(self, a: Any) -> NDArray[Any]:
-        return np.asarray(a)
+        return numbers(a)
 
     def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
         return array
@@ -195,17 +213,6 @@ class Cpu:
 
 
 CPU: Device = Cpu()
-
-
-@dataclass
-class Copies:
-    """Bytes that this process has copied between its devices and its own memory."""
-
-    to_host: int = 0
-    to_device: int = 0
-
-
-copied = Copies()
 
 
 def check_device(name: Any) -> None:

@@ -1,7 +1,65 @@
 """The dtypes that arrays may have: NumPy's numbers, and bfloat16 of the package ml_dtypes, if it is there."""
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
+
+_COMMON = "?bBhHiIlLqQefdFD"
+
+
+def numbers(x: Any, name: str = "an array", dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """A plain NumPy array of what a user gives as numbers: the door for all of it.
+
+    Parameters
+    ----------
+    x : array_like
+        A number, an array, or a sequence of them. Masked arrays are taken if no cell is masked.
+    name : str
+        What it is, for errors.
+    dtype : dtype, optional
+        Default: NumPy's choice.
+
+    Returns
+    -------
+    numpy.ndarray
+        In native byte order; `x` itself if it is such an array.
+
+    Raises
+    ------
+    TypeError
+        Cells are masked, the matrix is sparse, or NumPy makes something else of it than numbers.
+
+    Examples
+    --------
+    >>> numbers(np.ma.masked_array([1, 2], [False, True]), "the kernel")
+    Traceback (most recent call last):
+    ...
+    TypeError: 1 of 2 cells of the kernel are masked: give .filled(value), with what they should be (numpy.nan, say)
+    """
+    if type(x) is np.ndarray and dtype is None and x.dtype.isbuiltin == 1 and x.dtype.char in _COMMON:
+        return x
+    if type(x) is not np.ndarray:
+        if hits := _masked(x):
+            raise TypeError(
+                f"{hits} of {np.size(x)} cells of {name} are masked: give .filled(value), with what they should be "
+                "(numpy.nan, say)"
+            )
+        if hasattr(x, "toarray") and not hasattr(x, "__array__"):
+            raise TypeError(f"{name} is a sparse {type(x).__name__}: give .toarray()")
+    array = np.asarray(x, None if dtype is None else number_dtype(dtype))
+    try:
+        kind = number_dtype(array.dtype)
+    except TypeError as error:
+        raise TypeError(f"{name} is {type(x).__name__}: {error}") from None
+    return array.astype(kind, copy=False)
+
+
+def _masked(x: Any) -> int:
+    """How many cells are masked, also in sequences of masked arrays."""
+    if isinstance(x, np.ma.MaskedArray):
+        return int(np.ma.count_masked(x))
+    return sum(map(_masked, x)) if isinstance(x, list | tuple) else 0
 
 
 def number_dtype(dtype: DTypeLike) -> np.dtype:

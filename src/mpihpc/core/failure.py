@@ -1,8 +1,8 @@
 """One way to fail: the same error on all ranks, or the end of the job. Never a hang.
 
 Bad input is found before anything is communicated, inside ``with agree(comm):``, and raised on all ranks with the
-same text. Anything unexpected on one rank ends the job (`install_hook`): the others may wait for it in a collective
-call and cannot be told.
+same text. Anything unexpected on one rank ends the job (`mpihpc.core.exits`): the others may wait for it in a
+collective call and cannot be told.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import errno
 import os
 import sys
 import time
+import traceback
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+from zlib import crc32
 
 from mpi4py import MPI
+
+from mpihpc.core.watchdog import tick
 
 BAD_INPUT = (ValueError, TypeError, OverflowError, OSError, MemoryError)
 """What `agree` brings to all ranks. Other exceptions are defects, and end the job."""
@@ -39,8 +43,8 @@ class _Report(NamedTuple):
 
 
 @contextmanager
-def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
-    """What fails on one rank inside this block fails on all. Collective.
+def agree(comm: MPI.Intracomm, root: int | None = None, alike: str = "") -> Iterator[None]:
+    """An error on one rank inside this block is raised on all. Collective.
 
     Catches `BAD_INPUT` in the block, compares the ranks, and raises the error of the lowest rank that has one on
     every rank: same type, same one line, same `errno`. Where not all ranks failed alike, the line names the rank.
@@ -51,7 +55,9 @@ def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
     comm : mpi4py.MPI.Intracomm
         The ranks that run this block.
     root : int, optional
-        The rank that does something for all in this block, such as looking at a file: its errors name no rank.
+        The rank that works for all in this block, for instance looks at a file: its errors name no rank.
+    alike : str
+        What must be the same on all ranks, in words; if it is not, and nothing else fails, that is a TypeError.
 
     Examples
     --------
@@ -64,21 +70,29 @@ def agree(comm: MPI.Intracomm, root: int | None = None) -> Iterator[None]:
     """
     mine: _Report | None = None
     cause: BaseException | None = None
+    tick()
     try:
         yield
     except BAD_INPUT as error:
         mine, cause = _describe(error), error
-    first_of_all = array("i", [comm.rank if mine else comm.size])  # as a buffer: three times as fast as an object
-    comm.Allreduce(MPI.IN_PLACE, first_of_all, op=MPI.MIN)
-    first = first_of_all[0]
+    words = crc32(alike.encode())
+    least = array("q", [comm.rank if mine else comm.size, words, -words])  # a buffer: three times as fast as an object
+    comm.Allreduce(MPI.IN_PLACE, least, op=MPI.MIN)
+    first = least[0]
     if first == comm.size:
-        return
+        if least[1] == -least[2]:
+            return
+        said = comm.allgather(alike)
+        first = next(rank for rank, words in enumerate(said) if words != said[0])
+        mine = _Report("TypeError", f"{said[first]}, but {said[0]} on rank 0", None) if comm.rank == first else None
+    if first < 0:
+        _left_behind(comm, -1 - first)
     report: _Report = comm.bcast(mine, root=first)
-    alike: bool = comm.allreduce(mine == report, op=MPI.LAND)
-    named = not alike and first != root
+    by_all: bool = comm.allreduce(mine == report, op=MPI.LAND)
+    named = not by_all and first != root
     shared = _rebuild(report._replace(text=f"rank {first}: {report.text}") if named else report)
     shared.agreed_by = comm.size  # type: ignore[attr-defined]
-    # In the place of what was raised here, with its traceback: told once.
+    # It replaces what was raised here, and keeps the traceback: told once.
     raise shared.with_traceback(cause.__traceback__ if cause else None) from (cause.__cause__ if cause else None)
 
 
@@ -94,9 +108,9 @@ def exit_code(error: BaseException) -> int:
 
 
 def nearest(word: str, known: Iterable[str], most: int = 100) -> str:
-    """The end of an error about an unknown word: the nearest known one if there is one, and all of them, or `most`.
+    """The end of an error about an unknown word: the nearest known word, if any is near, and all of them, or `most`.
 
-    If there are very many, the nearest one is enough.
+    Where many are known, the nearest one is enough.
 
     >>> nearest("reflekt", ["reflect", "wrap"])
     "did you mean 'reflect'? (reflect, wrap)"
@@ -108,81 +122,68 @@ def nearest(word: str, known: Iterable[str], most: int = 100) -> str:
     return (f"did you mean {match[0]!r}? " if match else "use one of ") + f"({', '.join(known[:most])})"
 
 
-def install_hook() -> None:
-    """Make an exception that nobody catches on one rank end the whole job, with this rank's traceback.
+def leave(comm: MPI.Intracomm) -> None:
+    """The last agreement of a rank: it makes no more calls on this communicator.
 
-    Called once, when the package is imported. An error that all ranks have agreed on is printed by rank 0 alone and
-    ends each rank by itself.
+    Where all ranks leave, nothing happens. Where others are in `agree`, they learn that this rank will not come, and
+    end the job instead of waiting for it.
     """
-    previous = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not MPI.Is_initialized() or MPI.Is_finalized() or MPI.COMM_WORLD.size == 1:
-            previous(kind, error, trace)
-        elif not agreed(error):
-            abort(kind, error, trace)
-        elif MPI.COMM_WORLD.rank == 0:
-            previous(kind, error, trace)
-
-    sys.excepthook = hook
+    comm.Allreduce(MPI.IN_PLACE, array("q", [-1 - comm.rank, 0, 0]), op=MPI.MIN)  # as in `agree`
+    comm.Allreduce(MPI.IN_PLACE, array("i", [comm.size]), op=MPI.MIN)
 
 
-def abort(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback with the rank, and end all ranks of the job with exit code 1."""
-    world = MPI.COMM_WORLD
-    print(f"mpihpc: rank {world.rank} of {world.size} failed, so the job ends:", file=sys.stderr)
-    sys.__excepthook__(kind, error, trace)
+def _left_behind(comm: MPI.Intracomm, gone: int) -> NoReturn:
+    """Another rank has called `leave`: the lowest rank that waits says so, and ends the job."""
+    lowest = array("i", [comm.rank])
+    comm.Allreduce(MPI.IN_PLACE, lowest, op=MPI.MIN)
+    if comm.rank == lowest[0]:
+        what = f"rank {gone} of {comm.size} has ended, but rank {comm.rank} waits for it here, so the job ends:"
+        print(f"mpihpc: {what}", file=sys.stderr)
+        traceback.print_stack(sys._getframe(3))  # who entered the block
+    else:
+        time.sleep(5)  # the other one speaks, and ends this rank too
     end_job()
 
 
-def end_job() -> None:
-    """End all ranks of the job with exit code 1, after what they have said has reached the launcher."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+def abort(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
+    """Print the traceback with the rank, and end all ranks of the job with exit code 1 (interrupted: 130)."""
+    world, interrupted = MPI.COMM_WORLD, issubclass(kind, KeyboardInterrupt)
+    what = "was interrupted" if interrupted else "failed"
+    print(f"mpihpc: rank {world.rank} of {world.size} {what}, so the job ends:", file=sys.stderr)
+    sys.__excepthook__(kind, error, trace)
+    end_job(130 if interrupted else 1)
+
+
+def end_job(code: int = 1) -> NoReturn:
+    """End all ranks of the job with this exit code, after their output has reached the launcher."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # it may be closed, or missing
+            stream.flush()
     time.sleep(0.2)  # MPICH's launcher forgets what it is told in its last moment
-    MPI.COMM_WORLD.Abort(1)
+    MPI.COMM_WORLD.Abort(code)
+    os._exit(code)
 
 
-def check_launch() -> None:
-    """Stop where the launcher started several ranks but MPI sees one: they would all do the same work.
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; of the system's errors the file and the reason.
 
-    Raises
-    ------
-    OSError
-        The launcher and the MPI library that mpi4py loaded do not belong together.
+    >>> one_line(FileNotFoundError(2, "No such file or directory", "a.h5"))
+    'a.h5: No such file or directory'
     """
-    if MPI.COMM_WORLD.size > 1:
-        return
-    # SLURM_NTASKS is set for serial programs in a batch script too, so it proves nothing.
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
-        ranks = os.environ.get(name, "")
-        if ranks.isdigit():
-            if int(ranks) > 1:
-                library = " ".join(MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].split())
-                raise OSError(
-                    f"the launcher started {ranks} ranks ({name}), but each sees only itself (1): mpirun or srun "
-                    f"does not belong to the MPI library in use ({library}); use the launcher of that library"
-                )
-            return
-
-
-def launched_first() -> bool:
-    """Whether this process is the launcher's first, even if MPI does not know it."""
-    names = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
-    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
-
-
-def _describe(error: BaseException) -> _Report:
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) and not text.startswith("out of memory"):
         text = f"out of memory: {text}" if text else "out of memory"
+    return " ".join(text.split())
+
+
+def _describe(error: BaseException) -> _Report:
     known = {**vars(builtins), "VerificationError": VerificationError}
     kind = next(k for k in type(error).__mro__ if known.get(k.__name__) is k)
     if issubclass(kind, UnicodeError):  # cannot be made from a text
         kind = ValueError
-    return _Report(kind.__name__, " ".join(text.split()), getattr(error, "errno", None))
+    return _Report(kind.__name__, one_line(error), getattr(error, "errno", None))
 
 
 def _rebuild(report: _Report) -> BaseException:

@@ -13,9 +13,10 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc.core.device import copied
+from mpihpc.core.dtypes import numbers
 from mpihpc.core.failure import nearest
-from mpihpc.kernels import cuda
+from mpihpc.core.tally import copied
+from mpihpc.kernels import Kernels, cuda
 
 TRANSPORTS = ("auto", "direct", "staged")
 VARIABLE = "MPIHPC_GPU_TRANSPORT"
@@ -32,7 +33,10 @@ class Gpu:
         ``direct``: MPI gets addresses on the device. ``staged``: it gets pinned host memory, and bytes are copied.
     """
 
-    name, kernels, line = "gpu", cuda, 128
+    name, line = "gpu", 128
+    kernels: Kernels = cuda
+    host, asynchronous = False, True
+    piece, rows = 1 << 22, 1 << 10  # much to do at once; of each column, some numbers come to the host
 
     def __init__(self, number: int, transport: str) -> None:
         import cupy
@@ -62,7 +66,7 @@ class Gpu:
     def asarray(self, a: Any) -> Any:
         if isinstance(a, self._cupy.ndarray):
             return a
-        host = np.asarray(a)
+        host = numbers(a)
         copied.to_device += host.nbytes
         return self._cupy.asarray(host)
 

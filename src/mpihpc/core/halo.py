@@ -27,12 +27,19 @@ MODES = {
     "neumann": "reflect",
     "periodic": "wrap",
 }
-"""Names of the boundary modes, with SciPy's meaning, and the five they stand for."""
+"""Names of boundary modes, with SciPy's meaning, and the five modes that they stand for."""
 
 
 def boundary_modes(mode: str | Sequence[str], ndim: int) -> tuple[str, ...]:
     """One canonical boundary mode per axis, from one name for all axes or one per axis.
 
+    Raises
+    ------
+    ValueError
+        An unknown name, or not one name per axis.
+
+    Examples
+    --------
     >>> boundary_modes("periodic", 2)
     ('wrap', 'wrap')
     """
@@ -46,8 +53,10 @@ def boundary_modes(mode: str | Sequence[str], ndim: int) -> tuple[str, ...]:
 
 
 def cells_beyond(index: np.ndarray, n: int, mode: str) -> np.ndarray:
-    """The cell inside an axis of length `n` that stands for an index beyond it, as in `scipy.ndimage`.
+    """The index inside an axis of length `n` whose cell an index beyond the axis refers to, as in `scipy.ndimage`.
 
+    Examples
+    --------
     >>> cells_beyond(np.arange(-4, 0), 3, "reflect"), cells_beyond(np.arange(-4, 0), 3, "mirror")
     (array([2, 2, 1, 0]), array([0, 1, 2, 1]))
     """
@@ -62,38 +71,52 @@ def cells_beyond(index: np.ndarray, n: int, mode: str) -> np.ndarray:
 
 
 class Halo:
-    """The plan of a halo exchange for arrays of one decomposition and dtype. Making it is collective.
+    """The plan for a halo exchange of arrays of one decomposition and dtype. Making it is collective.
 
     Parameters
     ----------
     decomposition : Decomposition
-        How the array is cut.
+        How the array is distributed.
     topology : Topology
         The ranks.
     width : tuple of (before, after) pairs
-        Depth on each axis, any depth.
+        Depth on each axis. It may exceed blocks, and the array.
     dtype : numpy.dtype
-        Of the arrays to come.
+        Of the arrays.
     mode : str or sequence of str
-        What lies beyond the array, for all axes or one per axis: see `MODES`.
+        How the array continues beyond its edges, for all axes or one per axis: see `MODES`.
     cval : scalar
         The value beyond ``constant`` axes.
     corners : bool
-        Whether edges and corners of the halo are needed too. Without them they hold rubbish.
+        Whether edges and corners of the halo are needed too. If not, their cells are undefined.
     beyond : bool
-        Whether the cells beyond the array are needed too: the kernels make their own.
+        Whether to fill the cells beyond the array. The kernels make their own.
     device : Device
         Where the arrays are.
 
     Attributes
     ----------
     width : tuple of (before, after) pairs
-        The depth that arrays must have. On ``reflect`` and ``mirror`` axes it is the larger one on both sides:
-        mirrored cells may lie beyond the smaller one.
+        The halo that arrays must have. On ``reflect`` and ``mirror`` axes it is the larger depth on both sides, because
+        mirrored cells may be beyond the smaller one.
     messages, bytes : int
         What this rank sends to others in each exchange.
     silent : bool
         Whether it neither sends nor receives.
+
+    Raises
+    ------
+    ValueError
+        An unknown mode, or not one per axis.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> from mpi4py import MPI
+    >>> u = mpihpc.asarray([1.0, 2, 3], comm=MPI.COMM_SELF, halo=1)
+    >>> Halo(u.decomposition, u.topology, u.halo, u.dtype, "periodic").exchange(u.padded)
+    >>> u.padded
+    array([3., 1., 2., 3., 1.])
     """
 
     def __init__(
@@ -135,11 +158,11 @@ class Halo:
         self._exchange.start(padded)
 
     def progress(self) -> None:
-        """Between `start` and `finish`, as often as wanted: let the messages get on."""
+        """Let messages make progress; between `start` and `finish`, any number of times."""
         self._exchange.progress()
 
     def finish(self, padded: Any) -> None:
-        """Receive the halo and fill what lies beyond the array. Collective: in one turn it waits for the neighbours."""
+        """Receive the halo and fill the cells beyond the array. Collective: in one turn it waits for the neighbours."""
         self._exchange.finish(padded, padded)
         # Axis by axis over the full width, so that corners get the composition of two modes.
         for axis, target, source in self._fills:
@@ -148,12 +171,23 @@ class Halo:
     def exchange(self, padded: Any) -> None:
         """Fill the halo of this rank's padded block. Collective.
 
-        Before: `padded` holds the rank's block in its middle. After: its halo holds the cells around the block too.
+        Before: the interior of `padded` holds the rank's block. After: its halo holds the cells around the block too.
+
+        Parameters
+        ----------
+        padded : numpy.ndarray or cupy.ndarray
+            The block with a halo of ``width``, of the plan's dtype, on its device.
         """
         self.start(padded)
         self.finish(padded)
 
 
 def symmetric_width(width: Width, modes: Sequence[str]) -> Width:
-    """The depth to ask for on each axis: the larger one on both sides where the boundary mirrors."""
+    """The depth needed on each axis: the larger one on both sides if the boundary mirrors.
+
+    Examples
+    --------
+    >>> symmetric_width(((1, 3), (0, 2)), ("reflect", "wrap"))
+    ((3, 3), (0, 2))
+    """
     return tuple((max(w), max(w)) if m in ("reflect", "mirror") else w for w, m in zip(width, modes, strict=True))

@@ -1,6 +1,6 @@
-"""Layouts around a decomposition: blocks with a halo, blocks cut between chunks, and everything on one rank or on all.
+"""Layouts based on a decomposition: blocks with a halo, blocks of whole chunks, everything on one rank or on all.
 
-Pure arithmetic, as `mpihpc.core.decomposition`, which says what a layout is.
+Pure arithmetic, like `mpihpc.core.decomposition`, which says what a layout is.
 """
 
 from __future__ import annotations
@@ -19,20 +19,28 @@ T = TypeVar("T")
 class Grown:
     """Every rank's block grown by a halo: what a rank needs before it can apply a stencil.
 
-    Cells beyond the array are needed from nobody, but on periodic axes they are the cells on the other side. An
+    Cells beyond the array are not part of it, except on periodic axes, where they are the cells on the other side. An
     empty block needs nothing.
 
     Parameters
     ----------
     decomposition : Decomposition
-        How the array is cut.
+        How the array is distributed.
     width : tuple of (before, after) pairs
         Depth of the halo on each axis. It may exceed a neighbour's block, and the array.
     periodic : tuple of bool
         The axes that wrap around.
     corners : bool
-        Whether the halo has edges and corners. Without them it is one slab per face: enough for star-shaped
-        stencils, and at most two neighbours per axis.
+        Whether the halo has edges and corners. Without them it is one slab per face, which is enough for star-shaped
+        stencils, and gives at most two neighbours per axis.
+
+    Examples
+    --------
+    >>> grown = Grown(Decomposition((8,), (2,)), ((1, 1),), (True,))
+    >>> for part in grown.parts(0):
+    ...     print(part.box.start, part.box.stop, "seen from", part.box.shift(part.shift).start)
+    (7,) (8,) seen from (-1,)
+    (0,) (5,) seen from (0,)
     """
 
     decomposition: Decomposition
@@ -57,7 +65,8 @@ class Grown:
         """The ranks whose block or halo may hold a cell of `box`."""
         cut = self.decomposition
         own = [list(cut.blocks(d, a, b)) for d, (a, b) in enumerate(zip(*box, strict=True))]
-        # A cell is in the halo of the blocks up to `after` behind it and `before` ahead of it.
+        # A cell is in the halo of blocks that end up to `after` cells before it, or begin up to `before` cells after
+        # it.
         reach = box.grow(tuple((after, before) for before, after in self.width))
         near = [
             sorted({c for lo, hi, _ in self._images(d, a, b) for c in cut.blocks(d, lo, hi)})
@@ -66,7 +75,7 @@ class Grown:
         return sorted({cut.rank(c) for axes in self._spread(own, near) for c in product(*axes)})
 
     def _images(self, axis: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """The cells of the axis that ``start <= i < stop`` stands for: (start, stop, shift back to i)."""
+        """The cells of the axis that ``start <= i < stop`` refers to: (start, stop, shift back to i)."""
         n = self.decomposition.shape[axis]
         if not self.periodic[axis]:
             yield max(start, 0), min(stop, n), 0
@@ -75,7 +84,7 @@ class Grown:
             yield max(start - turn * n, 0), min(stop - turn * n, n), turn * n
 
     def _spread(self, own: list[T], near: list[T]) -> Iterator[list[T]]:
-        """Reach out on all axes at once, or on one axis at a time where there are no corners."""
+        """Extend the block on all axes at once, or, without corners, on one axis at a time."""
         if self.corners:
             yield near
         else:
@@ -87,12 +96,12 @@ class Grown:
 class Chunks:
     """The array cut between chunks: the grid of chunks is split over the same grid of ranks as the array is.
 
-    So a rank's chunks are those of its block, but for some at the edges.
+    So a rank's chunks are those of its block, except for some at the edges of the block.
 
     Parameters
     ----------
     decomposition : Decomposition
-        How the array is cut.
+        How the array is distributed.
     chunk : tuple of int
         Shape of a chunk.
 
@@ -143,8 +152,14 @@ class Whole:
     size : int
         Number of ranks.
     root : int, optional
-        The only rank that has or needs the array; None: all of them. (Only as a need: a rank that *has* what others
-        have too would send it twice.)
+        The only rank that has or needs the array; None: all of them. (None is only for the need of a transfer: if
+        several ranks *have* the same cells, all of them would send them.)
+
+    Examples
+    --------
+    >>> whole = Whole((4, 3), size=2, root=0)
+    >>> whole.parts(0), whole.parts(1)
+    ([Part(box=Box(start=(0, 0), stop=(4, 3)), shift=(0, 0))], [])
     """
 
     shape: tuple[int, ...]

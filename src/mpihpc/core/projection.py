@@ -1,6 +1,6 @@
-"""Layouts between an array and one that has length 1 on some of its axes: its reduction, or what is broadcast to it.
+"""Layouts between an array and one with length 1 on some axes: its reduction, or an array that is broadcast to it.
 
-Pure arithmetic, as `mpihpc.core.decomposition`.
+Pure arithmetic, like `mpihpc.core.decomposition`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ class Spread:
     Parameters
     ----------
     decomposition : Decomposition
-        How the large array is cut.
+        How the large array is distributed.
     axes : tuple of int
-        Where the other array has length 1: its one cell there is needed by all blocks.
+        The axes on which the other array has length 1: all blocks along them need its one cell.
+
+    Examples
+    --------
+    >>> row = Spread(Decomposition((8, 6), (2, 2)), (0,))
+    >>> [row.box(rank) for rank in (1, 3)]
+    [Box(start=(0, 3), stop=(1, 6)), Box(start=(0, 3), stop=(1, 6))]
     """
 
     decomposition: Decomposition
     axes: tuple[int, ...]
 
     def box(self, rank: int) -> Box:
-        """The cells beside a rank's block."""
+        """The cells that are broadcast to a rank's block."""
         return replaced(self.decomposition.box(rank), self.axes, [1] * len(self.axes))
 
     def parts(self, rank: int) -> list[Part]:
@@ -36,7 +42,7 @@ class Spread:
         return [Part(self.box(rank), (0,) * self.decomposition.ndim)] if self.decomposition.box(rank).size else []
 
     def owners(self, box: Box) -> list[int]:
-        """The ranks whose blocks lie beside `box`."""
+        """The ranks to whose blocks cells of `box` are broadcast."""
         cut = self.decomposition
         near = [
             range(cut.dims[d]) if d in self.axes else cut.blocks(d, a, b)
@@ -47,16 +53,21 @@ class Spread:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the owners of a reduction need of the partial results of all blocks along the reduced axes.
+    """What the owners of a reduction need: the partial results of all blocks along the reduced axes.
 
     Parameters
     ----------
     decomposition : Decomposition
-        How the result is cut; it has length 1 on the reduced axes.
+        How the result is distributed; it has length 1 on the reduced axes.
     axes : tuple of int
         The reduced axes.
     counts : tuple of int
-        How many partial results there are along each of them.
+        The number of partial results along each of them.
+
+    Examples
+    --------
+    >>> Gathered(Decomposition((1, 6), (1, 2)), (0,), (4,)).box(1)
+    Box(start=(0, 3), stop=(4, 6))
     """
 
     decomposition: Decomposition
@@ -79,6 +90,8 @@ class Gathered:
 def replaced(box: Box, axes: Sequence[int], lengths: Sequence[int]) -> Box:
     """The box with ``0 <= i < length`` on some axes.
 
+    Examples
+    --------
     >>> replaced(Box((2, 3), (4, 9)), (1,), (1,))
     Box(start=(2, 0), stop=(4, 1))
     """

@@ -1,4 +1,4 @@
-"""Memory that two ranks of a node see: what one of them packs, the other takes out of it, and MPI copies nothing."""
+"""Memory that two ranks of a node share: one packs into it, the other unpacks from it, and MPI copies nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-_LINE = 64  # bytes; rows begin at multiples of it
+_LINE = 64  # bytes of a cache line; buffers begin at multiples of it
 
 Rows = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-"""Two rows of bytes for one message, which take turns."""
+"""Two buffers for one message, used in turn."""
 
 
 class _Offer(NamedTuple):
-    """Where a rank finds, in the memory of another one, the rows of a message."""
+    """Where a rank finds the buffers of a message in the memory of another rank."""
 
     path: str
     name: str
@@ -32,33 +32,32 @@ class _Offer(NamedTuple):
 def share(
     comm: MPI.Intracomm, tag: int, leaving: Mapping[int, int], arriving: Mapping[int, int]
 ) -> tuple[dict[int, Rows], dict[int, Rows]]:
-    """Rows for messages that this rank writes and others read, and the other way round. Collective among these ranks.
+    """Buffers for messages that this rank writes and others read, and vice versa. Collective among these ranks.
 
-    Two rows for each message, so that nobody need say when it has read one: who has heard of a peer in the turn after
-    the one in which it wrote to a row knows that the peer has read it, for it reads before it begins anew. So whoever
-    uses the rows leaves no turn out, and hears of each peer in every turn.
+    Each message has two buffers, used in turn, which makes acknowledgements unnecessary: a peer reads a buffer before
+    it starts its next turn, so hearing from it in turn n proves that it has read buffer n - 1, the next to be
+    overwritten. Users of the buffers must not skip a turn, and must hear from every peer in every turn.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
         The ranks.
     tag : int
-        For the messages that this takes.
+        For the messages that set this up.
     leaving, arriving : mapping of int to int
-        Bytes to each peer, and from each.
+        Bytes to each peer, and from each peer.
 
     Returns
     -------
     mine, theirs : dict of int to Rows
-        By peer. Who does not see this rank's memory, as it is on another node or there is none, is missing in `mine`,
-        and this rank in its `theirs`.
+        By peer. A peer that cannot see this rank's memory, because it is on another node or no memory could be made, is
+        missing in `mine`, and this rank is missing in the peer's `theirs`.
 
     Notes
     -----
-    The memory is a file without a name (``memfd_create``), which peers find among the open files of the process in
-    /proc; so nothing is left behind however a process ends, and the size of /dev/shm does not matter. All of it is
-    reserved at once: to touch what is not there would end a process. Before Python 3.13, each mapping keeps a file
-    descriptor.
+    The memory is an anonymous file (``memfd_create``), which peers open through /proc. So nothing is left behind
+    however a process ends, and the size of /dev/shm does not matter. All of it is reserved at once, because touching
+    memory that cannot be provided would kill a process. Before Python 3.13, each mapping keeps a file descriptor open.
     """
     lengths = {peer: 2 * _rounded(nbytes, _LINE) for peer, nbytes in leaving.items()}
     ends = np.cumsum([0, *(_rounded(length, mmap.ALLOCATIONGRANULARITY) for length in lengths.values())]).tolist()
@@ -88,8 +87,8 @@ def share(
 
 
 def _find(offer: _Offer | None, nbytes: int) -> Rows | None:
-    """The rows that another process offers, if this one sees them."""
-    # On another node, or beyond the walls of a container, it may be any file of another process.
+    """The buffers that another process offers, if this process can open them."""
+    # On another node or in another container, the path may belong to any file of another process.
     with contextlib.suppress(OSError, ValueError, MemoryError):
         if offer and os.readlink(offer.path) == f"/memfd:{offer.name} (deleted)":
             file = os.open(offer.path, os.O_RDONLY | os.O_CLOEXEC)

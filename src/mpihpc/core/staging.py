@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mpihpc.core.device import CPU, Device
+from mpihpc.core.device import Device
 
 SLAB_BYTES = 1 << 24
 
@@ -39,7 +39,7 @@ def download(device: Device, pieces: Sequence[Any]) -> Iterator[NDArray[Any]]:
     numpy.ndarray
         C order, and the caller's until it asks for the next; on the CPU the piece itself, in its own order.
     """
-    if device is CPU:
+    if device.host:
         yield from pieces
         return
     rows = [device.pinned(max((piece.nbytes for piece in pieces), default=0)) for _ in pieces[:2]]
@@ -76,7 +76,7 @@ class Upload:
 
     def __init__(self, device: Device, nbytes: int) -> None:
         self._device = device
-        self._rows = [device.pinned(nbytes) for _ in range(1 if device is CPU else 2)]
+        self._rows = [device.pinned(nbytes) for _ in range(1 if device.host else 2)]
 
     def __enter__(self) -> Upload:
         return self
@@ -92,7 +92,7 @@ class Upload:
 
     def send(self, cells: NDArray[Any], target: Any) -> None:
         """Copy what `room` gave into an array on the device. Waits until the one before is there."""
-        if self._device is CPU:
+        if self._device.host:
             target[...] = cells
             return
         self._device.wait()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
 from collections import Counter
+from contextlib import ExitStack
 
 from mpi4py import MPI
 
 from mpihpc.core.device import Device, find_device
-from mpihpc.core.failure import agree
+from mpihpc.core.exits import watch_exits
+from mpihpc.core.failure import agree, leave
+from mpihpc.core.launch import check_launch, mpi_active
+from mpihpc.core.timeout import watch_script
+from mpihpc.core.watchdog import phase
 
 
 class Topology:
@@ -45,7 +51,16 @@ class Topology:
 
     @classmethod
     def of(cls, comm: MPI.Intracomm | None = None) -> Topology:
-        """The topology of a communicator (None: COMM_WORLD). Collective the first time, free afterwards."""
+        """The topology of a communicator (None: COMM_WORLD). Collective the first time, free afterwards.
+
+        Raises
+        ------
+        LaunchError
+            MPI does not run, or the launcher does not belong to it: each process believes that it is alone.
+        TypeError
+            Not an intracommunicator.
+        """
+        check_launch()
         comm = MPI.COMM_WORLD if comm is None else comm
         if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
             raise TypeError(f"comm must be an mpi4py intracommunicator, not {comm!r}")
@@ -54,6 +69,10 @@ class Topology:
             return known
         new = cls(comm)
         comm.Set_attr(_attribute(), new)
+        _in_use.append(new)
+        if comm == MPI.COMM_WORLD:
+            watch_exits()
+            _at_end.enter_context(watch_script(new.private))
         return new
 
     def device(self, name: str | Device) -> Device:
@@ -104,6 +123,21 @@ def _affinity() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
+_in_use: list[Topology] = []  # in the order in which they were made, which is the same on all of their ranks
+_at_end = ExitStack()
+_process = os.getpid()
+
+
+@atexit.register
+def _leave_all() -> None:
+    """The script is at its end: this rank makes no more calls, on any communicator."""
+    if mpi_active() and os.getpid() == _process:  # a forked child is none of the ranks
+        phase("end of the script")
+        for topology in _in_use:
+            leave(topology.private)
+        _at_end.close()
+
+
 _keyval: int | None = None
 
 
@@ -117,5 +151,6 @@ def _attribute() -> int:
 
 def _release(comm: MPI.Comm, keyval: int, topology: Topology) -> None:
     """The user frees the communicator: so do we. (COMM_WORLD goes at MPI's end, and takes its duplicate along.)"""
+    _in_use.remove(topology)
     if comm not in (MPI.COMM_WORLD, MPI.COMM_SELF):
         topology.private.Free()

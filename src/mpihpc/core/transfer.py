@@ -2,7 +2,7 @@
 
 A `Transfer` compares what every rank *has* with what every rank *needs* and says, for any rank and without asking
 anybody, which boxes go where. `Transfer.bind` gives it buffers and persistent requests for arrays of one dtype;
-`Transfer.deliver` carries it out once, and leaves what arrives where it lands.
+`Transfer.move` carries it out once; `Transfer.deliver` does too, and leaves what arrives where it lands.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mpi4py import MPI
 from mpihpc.core.decomposition import Box, Layout, Part
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.sharing import Rows, share
+from mpihpc.core.tally import received, sent
 from mpihpc.core.topology import Topology
 
 # MPI counts are C ints in most libraries, so a long message is counted in units of this many bytes.
@@ -123,6 +124,23 @@ class Transfer:
             self.schedule(topology.rank), topology, dtype, source_origin, target_origin, device, self.in_place
         )
 
+    def move(
+        self,
+        topology: Topology,
+        source: Any,
+        target: Any,
+        source_origin: Sequence[int] | None = None,
+        target_origin: Sequence[int] | None = None,
+        device: Device = CPU,
+    ) -> None:
+        """Carry this transfer out, once, from one local array into another of its dtype. Collective.
+
+        Parameters are those of `bind`.
+        """
+        exchange = self.bind(topology, source.dtype, source_origin, target_origin, device)
+        exchange(source, target)
+        exchange.close()
+
     def deliver(
         self, topology: Topology, source: Any, origin: Sequence[int] | None = None, device: Device = CPU
     ) -> Delivery:
@@ -176,7 +194,7 @@ class Exchange:
         self._requests: list[MPI.Prequest] = []
         self._free = weakref.finalize(self, _free, self._requests)
         self._turn, self._posted = 0, True  # the turns that all have heard of
-        self._share_at = _OFTEN if in_place and device is CPU else -1
+        self._share_at = _OFTEN if in_place and device.host else -1
         self._connect({}, {})
 
     def _boxes(self, boxes: Iterable[Box], origin: Sequence[int] | None) -> Any:
@@ -232,7 +250,7 @@ class Exchange:
         if self._packs:
             self._device.post(self._packed, self._leaving)
         self._posted = False
-        if self._device is CPU:
+        if self._device.host:
             self._send()
 
     def _send(self) -> None:
@@ -349,28 +367,6 @@ class Delivery:
             pass
         MPI.Request.Waitall([request for request, _ in self._sends])
         self._sends.clear()
-
-
-@dataclass
-class Tally:
-    """Messages, cells and bytes that this process has sent or received, counted where they are posted.
-
-    What ranks of a node read in each other's memory counts as sent; empty messages that only tell of it do not count.
-    """
-
-    messages: int = 0
-    cells: int = 0
-    bytes: int = 0
-
-    def add(self, messages: int, cells: int, itemsize: int) -> None:
-        """Count some more."""
-        self.messages += messages
-        self.cells += cells
-        self.bytes += cells * itemsize
-
-
-sent = Tally()
-received = Tally()
 
 
 def _overlaps(have: list[Part], need: list[Part]) -> list[tuple[Box, Box]]:

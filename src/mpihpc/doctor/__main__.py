@@ -1,4 +1,4 @@
-"""The program: ``mpirun -n 8 python -m mpihpc.doctor``."""
+"""The program: ``mpirun -n 8 mpihpc doctor``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-import mpihpc
-from mpihpc import _core, io
+from mpihpc import io
+from mpihpc._version import __version__
 from mpihpc.array.creation import fromfunction
 from mpihpc.core.decomposition import ranks_text
 from mpihpc.core.device import thread_count
-from mpihpc.core.failure import VerificationError, agree, agreed, check_launch, launched_first
+from mpihpc.core.failure import VerificationError, agree, agreed
+from mpihpc.core.launch import LaunchError, check_launch, is_first, mpi_active
 from mpihpc.core.topology import Topology
 from mpihpc.doctor.checks import judge, launcher, look, memory_available
 from mpihpc.doctor.findings import LEVELS, Facts, Finding, grouped, ranges, ranks_word
 from mpihpc.doctor.gpu import prove, show_gpus
+from mpihpc.kernels import cpu
 from mpihpc.programs.config import option, parse_config
 from mpihpc.programs.frame import execute
 
@@ -49,7 +51,7 @@ class Config:
     threads: int | None = option(
         None, "per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
     )
-    large: bool = option(False, "also send more than 2 GiB from the first rank to the last; takes 5 GB of memory")
+    large: bool = option(False, "also send more than 2 GiB from the first rank to the last; needs 5 GB of memory")
     json: bool = option(False, "one line of JSON instead of the report")
 
 
@@ -72,21 +74,23 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         Config,
         argv,
         prog="mpihpc.doctor",
-        description="Tell whether this environment is fit for mpihpc, and what to do where it is not.",
+        description="Check whether this environment suits mpihpc, and say what to change.",
         epilog=EXAMPLES,
-        version=f"mpihpc {mpihpc.__version__}",
+        version=f"mpihpc {__version__}",
     )
 
 
-def run(comm: MPI.Intracomm, config: Config) -> Result:
-    """Look, try, and tell. Collective; the result is the same on all ranks.
+def run(comm: MPI.Intracomm, config: Config, *, alone: bool = False) -> Result:
+    """Look, try, and report. Collective; the result is the same on all ranks.
+
+    `alone`: the launcher started other processes of which MPI does not know. There is nothing to try then.
 
     Raises
     ------
     ValueError, MemoryError
         Bad arguments, on all ranks. Whatever else is wrong is a finding.
     """
-    topology = Topology.of(comm)
+    topology = Topology(comm) if alone else Topology.of(comm)
     with agree(topology.private):
         threads = thread_count(topology.cores, config.threads)
     ranks: list[Facts] = topology.private.allgather(look(threads))
@@ -103,6 +107,8 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         trials.pop()
     if any(facts["h5py"] is None for facts in ranks):
         trials.pop(1)  # that it is missing is a finding already
+    if alone:
+        trials.clear()
     for trial, fix in trials:
         name = trial.__name__[1:]
         try:
@@ -125,10 +131,11 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     try:
-        check_launch()
-    except OSError:  # every process is alone: the first one speaks
-        if launched_first():
-            run(MPI.COMM_SELF, parse_args(argv))
+        if mpi_active():
+            check_launch()
+    except LaunchError:  # every process is alone: the first one reports
+        if is_first():
+            run(MPI.COMM_SELF, parse_args(argv), alone=True)
         return 1
     return execute("mpihpc.doctor", parse_args, _verdict, argv)
 
@@ -193,7 +200,7 @@ def _copy(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, float]:
     for _ in range(3):
         comm.Barrier()
         begin = time.perf_counter()
-        _core.copy(source, target, ranks[comm.rank]["threads"])
+        cpu.copy(source, target, ranks[comm.rank]["threads"])
         comm.Barrier()
         seconds.append(time.perf_counter() - begin)
     rate: float = comm.allreduce(2 * _COPIED / min(seconds) / 1e9, op=MPI.MIN)
@@ -228,7 +235,7 @@ def _large(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, dict[str, f
         comm.Recv([data, _LARGE, unit], 0)
     rate: float = comm.bcast(nbytes / (time.perf_counter() - begin) / 1e9, root=comm.size - 1)
     unit.Free()
-    sums = comm.allgather(_core.checksum(data, (0,), data.shape))
+    sums = comm.allgather(cpu.checksum(data, (0,), data.shape))
     with agree(comm):
         if sums[0] != sums[-1]:
             raise VerificationError(f"{nbytes} bytes from rank 0 came with other values")

@@ -22,12 +22,12 @@ import numpy as np
 from mpi4py import MPI
 from threadpoolctl import threadpool_info
 
-import mpihpc
-from mpihpc import _core
+from mpihpc._version import __version__
 from mpihpc.core.decomposition import ranks_text
-from mpihpc.core.failure import check_launch
+from mpihpc.core.launch import LaunchError, check_launch
 from mpihpc.doctor.findings import Facts, Finding, each, ranges, ranks_word
 from mpihpc.doctor.gpu import check_gpus, look_gpu
+from mpihpc.kernels import cpu
 
 _LIBMPI = re.compile(r"libmpi(ch|_abi|_(cray|gnu|intel|amd|aocc|nvidia)\w*)?(-[0-9a-f]{6,})?\.so[.\d]*")
 _SAFE_HDF5 = (1, 14, 4)
@@ -137,15 +137,15 @@ INSTRUMENTS: dict[str, Callable[[], Any]] = {
     "mpi": _library,
     "libmpi": libmpi_files,
     "mpi4py": lambda: mpi4py.__version__,
-    "mpihpc": lambda: mpihpc.__version__,
+    "mpihpc": lambda: __version__,
     "python": platform.python_version,
     "numpy": lambda: np.__version__,
     "h5py": _h5py,
     "cores": lambda: sorted(os.sched_getaffinity(0)),
     "machine_cores": os.cpu_count,
     "cpu_quota": _cpu_quota,
-    "isa": _core.isa,
-    "openmp": _core.has_openmp,
+    "isa": cpu.isa,
+    "openmp": cpu.has_openmp,
     "blas": _blas,
     "gpus": _gpus,
     "gpu": look_gpu,
@@ -187,7 +187,7 @@ def check_mpi(ranks: Sequence[Facts]) -> Iterator[Finding]:
     own, found = launcher(), shutil.which("mpirun")
     try:
         check_launch()
-    except OSError as error:
+    except LaunchError as error:
         yield Finding("broken", str(error), f"start with {own or 'its own mpirun'}, or srun --mpi=pmix")
     for files, who in each(ranks, "libmpi"):
         if len(files) > 1:

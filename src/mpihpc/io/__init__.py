@@ -15,6 +15,7 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import together
 from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.device import Device
 from mpihpc.io.datasets import gzip_level
@@ -166,7 +167,9 @@ def write(
     ValueError, OSError
         No such folder, no permission, no room. On all ranks, with the same text.
     """
-    with create(file, comm=array.comm) as writer:
+    with together("mpihpc.io.write", {"array": array}) as topology:
+        pass
+    with create(file, comm=topology.comm) as writer:
         writer.write(dataset, array, attrs=attrs, compress=compress, chunks=chunks)
 
 

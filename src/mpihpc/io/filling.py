@@ -24,7 +24,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
-from mpihpc.array.elementwise import plain
+from mpihpc.array.operands import plain
 from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU, Device
 from mpihpc.core.failure import agree
@@ -139,7 +139,7 @@ def sheets(block: Block, boxes: Sequence[Box]) -> Iterator[Block]:
     """Parts of a block, one after the other, in host memory: out of the block's own memory without a copy, or copied
     from a device, while the last one is written."""
     parts = [block._replace(box=box) for box in boxes]
-    if block.device is CPU:
+    if block.device.host:
         yield from parts
         return
     for box, cells in zip(boxes, download(block.device, [part.cells for part in parts]), strict=True):
@@ -149,9 +149,9 @@ def sheets(block: Block, boxes: Sequence[Box]) -> Iterator[Block]:
 def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
     """Collectively, out of the padded block without a copy, or in rounds of one sheet from each rank."""
     block, step = _block(array), None
-    if array.device is not CPU and place.packed:
+    if not array.device.host and place.packed:
         block, step = whole_chunks(array, place.chunk), place.chunk  # so that no chunk is packed in two rounds
-    limit = array.size if array.device is CPU else slab_cells(array.dtype)
+    limit = array.size if array.device.host else slab_cells(array.dtype)
     (boxes,) = _in_rounds(array, [list(block.box.slabs(limit, step=step))])
     h5 = h5py.File(file, "r+", driver="mpio", comm=array.topology.private)
     target = h5[place.dataset].id
@@ -177,7 +177,7 @@ def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
 def _through_mpiio(file: str, stretches: list[tuple[Box, int]], array: DistArray) -> None:
     """Collectively, at the cells' offsets in the file; out of the padded block without a copy, or sheet by sheet."""
     comm, block, itemsize = array.topology.private, _block(array), array.dtype.itemsize
-    limit = max(1, _ROUND_BYTES // itemsize) if array.device is CPU else slab_cells(array.dtype)
+    limit = max(1, _ROUND_BYTES // itemsize) if array.device.host else slab_cells(array.dtype)
     rounds = _in_rounds(array, [list((array.box & stretch).slabs(limit)) for stretch, _ in stretches])
     places = [place for place, boxes in zip(stretches, rounds, strict=True) for _ in boxes]
     parts = sheets(block, [box for boxes in rounds for box in boxes])
@@ -273,11 +273,8 @@ def whole_chunks(array: DistArray, chunk: tuple[int, ...]) -> Block:
         return _block(array)
     with agree(topology.private):
         block = array.device.empty(box.shape, array.dtype)
-    exchange = Transfer(array.decomposition, chunks).bind(
-        topology, array.dtype, array.frame.start, box.start, array.device
-    )
-    exchange(array.padded, block)
-    exchange.close()
+    transfer = Transfer(array.decomposition, chunks)
+    transfer.move(topology, array.padded, block, array.frame.start, box.start, array.device)
     return Block(box, block, box, array.device)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import require_beside, require_distributed
 from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree, agreed, end_job
 from mpihpc.core.topology import Topology
@@ -80,8 +81,9 @@ class Writer:
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
+        command = shlex.join(sys.orig_argv).encode(errors="backslashreplace").decode()  # names need not be UTF-8
         self.attrs: dict[str, Any] = {}
-        self.provenance: dict[str, Any] = {"command": shlex.join(sys.orig_argv), "ranks": self.topology.size}
+        self.provenance: dict[str, Any] = {"command": command, "ranks": self.topology.size}
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
         self.keep = False  # what is whole under the temporary name is worth keeping
@@ -179,8 +181,8 @@ class Writer:
     def alone(self, dataset: str, array: DistArray) -> Iterator[bool]:
         """What rank 0 alone does to the file; yields whether this is it. Collective."""
         with agree(self.topology.private, root=0):
-            if array.topology is not self.topology:
-                raise ValueError("the array lies on another communicator than the file: open it with comm=array.comm")
+            require_distributed(array, "the array")
+            require_beside(array, "the array", self.topology, like="the file")
             if self.topology.rank == 0:
                 check_target(self.file, dataset)
                 self.provenance["decomposition"] = grid_text(array.decomposition.dims)
@@ -252,7 +254,7 @@ class Writer:
 
 def versions() -> dict[str, str]:
     """Versions of what makes the numbers and the files."""
-    from mpihpc import __version__
+    from mpihpc._version import __version__
 
     return {
         "mpihpc": __version__,

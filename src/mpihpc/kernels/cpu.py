@@ -7,18 +7,36 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mpihpc import _core
-from mpihpc._core import sum_add, sum_add_products, sum_columns
+from mpihpc._core import (
+    SUM_WORDS,
+    copy,
+    has_openmp,
+    isa,
+    sum_add_complex,
+    sum_round,
+    sum_states,
+    tile_cost,
+)
 
 __all__ = [
+    "SUM_WORDS",
     "Boxes",
     "advance",
     "checksum",
+    "copy",
     "correlate",
+    "has_openmp",
+    "isa",
     "multiplies",
     "multiply",
+    "steps_at_once",
     "sum_add",
+    "sum_add_complex",
     "sum_add_products",
     "sum_columns",
+    "sum_round",
+    "sum_states",
+    "tile_cost",
 ]
 
 _LEAST_SIDE = 128  # rows or columns of a product for which our kernels are faster than BLAS
@@ -31,6 +49,7 @@ def correlate(
     offsets: ArrayLike,
     weights: ArrayLike,
     threads: int = 1,
+    strict: bool = True,
 ) -> None:
     """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
 
@@ -42,6 +61,8 @@ def correlate(
     weights : (T,) array of the data's dtype or of its real counterpart
     threads : int
         OpenMP threads, 1 to 1024. The result is the same for all.
+    strict : bool
+        Ignored: the bits are always the same.
 
     Raises
     ------
@@ -57,14 +78,14 @@ def correlate(
 
 
 def multiplies(dtype: DTypeLike) -> bool:
-    """Whether `multiply` knows products of this dtype on this processor."""
+    """Whether `multiply` can multiply this dtype on this processor."""
     return np.dtype(dtype) == np.float64 and _core.can_multiply()
 
 
 def multiply(
     a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], add: bool = False, threads: int = 1, always: bool = False
 ) -> bool:
-    """``out = a @ b``, or ``out += a @ b``, if these kernels can do so faster than `numpy.matmul`.
+    """``out = a @ b``, or ``out += a @ b``, if these kernels are faster than `numpy.matmul`.
 
     Parameters
     ----------
@@ -72,18 +93,18 @@ def multiply(
         Any strides.
     out : (m, n) array
     add : bool
-        Whether to add to what `out` holds.
+        Whether to add to the values in `out`.
     threads : int
-        OpenMP threads, 1 to 1024. A cell's bits depend on its row of `a` and its column of `b` only.
+        OpenMP threads, 1 to 1024. The bits of a cell depend only on its row of `a` and its column of `b`.
     always : bool
-        Whether also where they are slower: small matrices, and one by its own transpose, which is half the work for
+        Multiply even if BLAS is faster: small matrices, and a matrix by its own transpose, which is half the work for
         BLAS.
 
     Returns
     -------
     bool
-        False: they cannot, and `out` is untouched. They do float64 on processors with AVX2 or AVX-512. Rows of `out`
-        must be contiguous, and have no memory in common with `a` and `b`.
+        False: nothing was done, and `out` is untouched. The kernels multiply float64 on processors with AVX2 or
+        AVX-512. Rows of `out` must be contiguous, and share no memory with `a` and `b`.
 
     Raises
     ------
@@ -115,43 +136,46 @@ def advance(
     field: NDArray[np.floating] | None = None,
     previous: NDArray[np.inexact] | None = None,
     kept: NDArray[np.inexact] | None = None,
+    strict: bool = True,
 ) -> None:
     """Apply a stencil `steps` times to a box of a padded block, in one pass over memory.
 
-    A step makes ``s``, the sum that `correlate` makes, the new value of a cell. With a field the new value is
-    ``u + field * s``, and with the values of a step before it is ``2 u - previous + s`` or
-    ``2 u - previous + field * s``, computed in this order: ``(u + u - previous) + field * s``.
+    Let ``s`` be the weighted sum of `correlate`. A step replaces a cell by ``s``; with a field by ``u + field * s``;
+    with the values of an earlier step by ``2 u - previous + s`` or ``2 u - previous + field * s``, computed in this
+    order: ``(u + u - previous) + field * s``.
 
     Parameters
     ----------
     src : float32, float64, complex64 or complex128 array of 1 to 4 axes
-        The padded block; changed beyond the edges only.
+        The padded block. Only cells beyond the edges are changed.
     dst : array
-        The box.
+        Receives the box.
     offsets : (T, ndim) integers
         Relative to the cell.
     weights : (T,) array of the data's dtype or of its real counterpart
     steps : int
         1 to 1024.
     box : sequence of (first, end)
-        On each axis, in the coordinates of `src`. Around it, as many cells are read as the taps reach in so many steps.
+        On each axis, in the coordinates of `src`. Cells around it are read as far as the taps reach in `steps` steps.
     edges : sequence of (first, end)
-        Where the array ends, in the same coordinates, on axes that do not wrap.
+        Where the array begins and ends, in the same coordinates, on axes that do not wrap.
     modes : sequence of str
-        ``constant nearest reflect mirror``, or ``wrap``: what lies beyond the edge is in `src`.
+        ``constant nearest reflect mirror``, or ``wrap``: then `src` holds the cells beyond the edge.
     cval : scalar
         The value beyond ``constant`` edges.
     threads : int
         OpenMP threads, 1 to 1024. The result is the same for all.
     tile : sequence of int, optional
-        Cells of a tile on each axis, 0: chosen here. The result is the same for all.
+        Cells of a tile on each axis; 0: chosen automatically. The result is the same for all.
     field : array, optional
-        Shape of `src`, real. Read within (steps - 1) times the reach of the taps around the box.
+        Shape of `src`, real. Read around the box as far as the taps reach in ``steps - 1`` steps.
     previous : array, optional
-        Shape and dtype of `src`: the values a step before it. Read where `field` is.
+        Shape and dtype of `src`: the values one step before `src`. Read where `field` is.
     kept : array, optional
-        Shape and dtype of `dst`: gets the values after ``steps - 1`` steps. Needed if there is a `previous` and more
-        than one step.
+        Shape and dtype of `dst`: receives the values after ``steps - 1`` steps. Needed with `previous` and more than
+        one step.
+    strict : bool
+        Ignored: the bits are always the same.
 
     Raises
     ------
@@ -177,15 +201,39 @@ def advance(
     )
 
 
+def steps_at_once(offsets: ArrayLike) -> int | None:
+    """None: how many steps are worth while in one pass depends on the machine (`mpihpc.stencil.fusing` measures it)."""
+    return None
+
+
+def sum_add(x: NDArray[Any], state: NDArray[np.int64]) -> None:
+    """Add all numbers of an array, float32 or float64, to a state: `SUM_WORDS` words, all zero at first."""
+    _core.sum_add(x, state)
+
+
+def sum_add_products(x: NDArray[Any], y: NDArray[Any], state: NDArray[np.int64]) -> None:
+    """Add the products of two arrays of one shape and dtype, each rounded to float64, to a state."""
+    _core.sum_add_products(x, y, state)
+
+
+def sum_columns(x: NDArray[Any], lead: int, out: NDArray[np.float64], odd: bool = False, y: Any = None) -> int:
+    """The sums of `x`, or of ``x * y``, over its first `lead` axes, into the rows of `out`.
+
+    One row gets the rounded sums (`odd`: rounded to odd); more get numbers that add up to them. Returns how many rows
+    that takes: if they are more than there are, `out` holds nothing of use.
+    """
+    return _core.sum_columns(x, lead, out, odd, y)
+
+
 class Boxes:
-    """The boxes that an exchange takes out of an array, or puts into it, in one call for all.
+    """Packs the boxes of an exchange from an array into a buffer, or unpacks them, in one call for all boxes.
 
     Parameters
     ----------
     boxes : sequence of boxes, each a sequence of (first, end) for each axis
-        In the coordinates of the arrays to come. In a buffer their cells lie one behind the other, each box in C order.
+        In the coordinates of the arrays. A buffer holds their cells one box after the other, each box in C order.
     axes : int
-        Of the arrays.
+        Number of axes of the arrays.
     dtype : numpy.dtype
         Of the arrays.
     """
@@ -197,7 +245,7 @@ class Boxes:
         self._boxes = _core.Boxes([[(int(lo), int(hi)) for lo, hi in box] for box in boxes], axes, size)
 
     def pack(self, array: NDArray[Any], buffer: NDArray[np.uint8]) -> None:
-        """Copy the boxes of `array` into `buffer`, a row of at least so many bytes."""
+        """Copy the boxes of `array` into `buffer`, which has at least as many bytes."""
         self._boxes.pack(array.view(self._void), buffer)
 
     def unpack(self, buffer: NDArray[np.uint8], array: NDArray[Any]) -> None:
@@ -205,9 +253,9 @@ class Boxes:
         self._boxes.unpack(buffer, array.view(self._void))
 
     def copy(self, source: NDArray[Any], others: "Boxes", target: NDArray[Any]) -> None:
-        """Copy the boxes of `source` to those of `target`, which are `others`: as many, of the same shapes.
+        """Copy the boxes of `source` to `others`, as many boxes of the same shapes, in `target`.
 
-        What is read and what is written must have no memory in common.
+        The cells that are read and those that are written must not share memory.
         """
         self._boxes.copy(source.view(self._void), others._boxes, target.view(self._void))
 
@@ -220,7 +268,7 @@ def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) ->
     Parameters
     ----------
     array : array of 1 to 4 axes, any strides, items of 1, 2, 4, 8 or 16 bytes
-        The block. Its bytes count as they lie in memory, so -0.0 is not 0.0.
+        The block. Its bytes in memory count, so -0.0 differs from 0.0.
     start, shape : sequences of int
         The block's first cell in the global array, and the global array's shape.
 
@@ -232,7 +280,7 @@ def checksum(array: NDArray[Any], start: Sequence[int], shape: Sequence[int]) ->
     Raises
     ------
     TypeError, ValueError
-        Objects, another itemsize or number of axes, or a block that does not lie in `shape`.
+        Objects, another itemsize or number of axes, or a block that is not inside `shape`.
     """
     if array.dtype.hasobject:
         raise TypeError(f"array is {array.dtype}: objects have no bits to sum")

@@ -1,9 +1,12 @@
-"""The kernel in plain NumPy slices: slow, short, and the oracle of the fast ones."""
+"""The kernels in plain NumPy slices: slow, short, and the oracle for the fast ones."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+NOT_OFFERED = ("Boxes", "steps_at_once", "sum_add", "sum_add_products", "sum_columns")
+"""Of `mpihpc.kernels.Kernels`: no device computes with this room."""
 
 
 def correlate(
@@ -12,14 +15,15 @@ def correlate(
     offsets: ArrayLike,
     weights: ArrayLike,
     threads: int = 1,
+    strict: bool = True,
 ) -> None:
     """Fill ``dst[i] = sum_t weights[t] * src[i + offsets[t]]`` for every cell ``i`` of `dst`.
 
     Parameters
     ----------
     src, dst, offsets, weights
-        As the contract in `mpihpc.kernels` says.
-    threads : int
+        See the contract in `mpihpc.kernels`.
+    threads, strict
         Ignored: the same signature as the other kernels.
 
     Raises
@@ -64,15 +68,17 @@ def advance(
     field: NDArray[np.floating] | None = None,
     previous: NDArray[np.inexact] | None = None,
     kept: NDArray[np.inexact] | None = None,
+    strict: bool = True,
 ) -> None:
     """Apply a stencil `steps` times to a box of a padded block, one step after the other.
 
-    Parameters are those of `mpihpc.kernels.cpu.advance`; `threads` and `tile` are ignored, `src` is not changed.
+    Parameters are those of `mpihpc.kernels.cpu.advance`; `threads`, `tile` and `strict` are
+    ignored, `src` is not changed.
     """
     taps = np.asarray(offsets, dtype=np.int64).reshape(-1, dst.ndim)
     low, high = taps.min(axis=0, initial=0), taps.max(axis=0, initial=0)
     for d, mode in enumerate(modes):
-        if mode in ("reflect", "mirror"):  # what is beyond one edge stands for what is as deep inside
+        if mode in ("reflect", "mirror"):  # cells beyond an edge mirror cells as deep inside
             low[d], high[d] = -max(-low[d], high[d]), max(-low[d], high[d])
     start, level = np.zeros(dst.ndim, np.int64), src  # `level` holds the cells from `start` on
     earlier, earlier_start = previous, start
@@ -121,5 +127,5 @@ def advance(
 
 
 def _part(start: NDArray[np.int64], shape: Sequence[int]) -> tuple[slice, ...]:
-    """So many cells from `start` on."""
+    """The index of `shape` cells from `start` on."""
     return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))

@@ -1,4 +1,4 @@
-"""Linear algebra on distributed arrays: products that move the fewest words that their shapes allow, and norms."""
+"""Linear algebra on distributed arrays: products that move the fewest words their shapes allow, and norms."""
 
 from mpihpc.array.reductions import vecdot
 from mpihpc.linalg.matmul import error_bound, gram, layouts, matmul, outer, plan_product, working_dtype

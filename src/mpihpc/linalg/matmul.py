@@ -1,13 +1,12 @@
-"""Products of matrices that are spread over the ranks, moving the fewest words that their shapes allow.
+"""Products of distributed matrices that move the fewest words their shapes allow.
 
-`matmul` does what `numpy.matmul` does. `layouts` tells how to cut the operands so that nothing is moved but what every
-product on so many ranks must move.
+`matmul` has the meaning of `numpy.matmul`. `layouts` says how to distribute the operands so that a product moves only
+what every algorithm must move on that number of ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import index
 from typing import Any
@@ -17,17 +16,17 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import together
 from mpihpc.core.decomposition import Box, Decomposition, grid_text
 from mpihpc.core.device import Device, blas_threads, product_threads
 from mpihpc.core.dtypes import machine_epsilon, number_dtype
 from mpihpc.core.failure import agree
+from mpihpc.core.tally import received
 from mpihpc.core.topology import Topology
-from mpihpc.core.transfer import received
 from mpihpc.linalg.plan import Layouts, ProductPlan
 from mpihpc.linalg.product import Counts, Matrix, moved, multiply
 
 BLOCKS = 16
-_ELSEWHERE = "the operands lie on different communicators: make them on the same one"
 
 _planned = lru_cache(maxsize=256)(ProductPlan)
 
@@ -44,7 +43,7 @@ def layouts(
     reproducible: bool = False,
     blocks: int = BLOCKS,
 ) -> Layouts:
-    """How to cut an m x k and a k x n matrix so that their product moves the fewest words. Collective.
+    """How to distribute an m x k and a k x n matrix so that their product moves the fewest words. Collective.
 
     Parameters
     ----------
@@ -56,8 +55,14 @@ def layouts(
     Returns
     -------
     Layouts
-        Decompositions `a`, `b`, and that of the product, `c`. On grids of few ranks they are plain ones, as other
-        arrays have; else rank and place are related in another way. Ranks that the plan leaves idle have empty blocks.
+        Decompositions `a`, `b` and, for the product, `c`. On grids of few ranks they are plain ones, like those of
+        other arrays; else blocks are assigned to ranks in another order. Ranks that the plan leaves idle have empty
+        blocks.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `matmul`. On all ranks, with the same text.
 
     Examples
     --------
@@ -65,8 +70,8 @@ def layouts(
     >>> cut = mpihpc.linalg.layouts(4, 5, 6)
     >>> a, b = mpihpc.DistArray(cut.a), mpihpc.DistArray(cut.b)
     >>> a.local[...], b.local[...] = 2, 3
-    >>> (a @ b).local[0, 0]
-    np.float64(36.0)
+    >>> (a @ b).gather(root=None)[0]
+    array([36., 36., 36., 36., 36.])
     """
     topology = Topology.of(comm)
     with agree(topology.private):
@@ -99,57 +104,72 @@ def matmul(
 ) -> Any:
     """The matrix product, as `numpy.matmul`. Collective.
 
-    The multiply-adds are dealt out so that the busiest rank receives the fewest words (`ProductPlan`). What a rank
-    needs of the operands comes from where it lies: from `layouts`, the fewest words.
+    The multiply-adds are distributed so that the busiest rank receives the fewest words (`ProductPlan`). A rank
+    receives its parts of the operands from the ranks that own them; operands distributed as `layouts` says move the
+    fewest words.
 
     Parameters
     ----------
     a : DistArray
-        m x k, or a vector of length k: a row.
+        m x k, or a vector of length k: a row. Not changed.
     b : DistArray
-        k x n, or a vector of length k: a column. On the ranks of `a`.
+        k x n, or a vector of length k: a column. On the ranks and the device of `a`. Not changed.
     out : DistArray, optional
-        Where to put the product. Its decomposition may be any.
+        Where to put the product. It may have any decomposition.
     grid : sequence of int, optional
-        Ranks along m, n, k; fewer than there are leave some idle. Default: the one with the fewest words.
+        Ranks along m, n, k; a smaller grid leaves ranks idle. Default: the grid that moves the fewest words.
     memory : int, optional
-        Bytes of workspace that a rank may use for panels and partial sums; with few, the product goes through k in
-        slices. Operands that are cut otherwise are moved first; what they take does not count, nor does the product,
-        nor what the process keeps of earlier workspace. Default: as many as one slice takes.
+        Bytes of workspace that a rank may use for panels and partial sums; if that is little, the product processes k
+        in slices. Operands that are distributed otherwise are redistributed first; their memory does not count, nor
+        does the product, nor workspace that the process keeps from before. Default: enough for one slice.
     reproducible : bool
-        The same bits for any number of ranks, grid and threads: k is cut into `blocks` blocks whatever the ranks, and
-        their products are added up in a fixed order. Of float64 the bits are those of any processor with AVX2 or
-        AVX-512, for little more than the time of any other product, and 48 MiB at most for each thread beside the
-        workspace, or as much again as `memory`. Else they are those of one kind of machine: m and n are cut into
-        blocks too, and BLAS multiplies these with one thread. Grids have powers of two along k. Not in slices.
+        The same bits for any number of ranks, grid and threads: k is cut into a fixed number of `blocks`, whose
+        products are added in a fixed order. In float64 the bits are the same on every processor with AVX2 or AVX-512.
+        That takes little more time than any other product, and up to 48 MiB per thread in addition to the workspace, or
+        as much again as `memory`. Other dtypes and processors give the bits of one kind of machine: m and n are cut
+        into blocks too, and BLAS multiplies these with one thread. Grids have powers of two along k. There are no
+        slices.
     blocks : int
-        How many: a power of two. The bits depend on it.
+        The number of blocks: a power of two. The bits depend on it.
     transpose_a, transpose_b : bool
         Use the transposed matrix.
     threads : int, optional
-        Of this rank. Default: as the environment variables of BLAS say, else the cores this rank may call its own.
+        Threads of this rank. Default: as BLAS's environment variables say, else the number of cores that this rank has
+        to itself.
     counts : Counts, optional
-        Gets what this rank did.
+        Receives the words and the workspace of this rank.
 
     Returns
     -------
     DistArray or scalar
-        `out`, or a new array of shape (m, n), cut as `layouts` says; one axis less for each vector, and a scalar, on
-        all ranks, for two. The dtype is `numpy.result_type` of both; float16 and bfloat16 are multiplied and added up
-        in float32, and rounded at the end. `error_bound` tells how far elements may be from the exact ones. Where
-        float64 overflows there is infinity, with or without NumPy's warning.
+        `out`, or a new array of shape (m, n), distributed as `layouts` says, on the device of `a`; one axis less for
+        each vector; for two vectors a scalar, on all ranks. The dtype is `numpy.result_type` of both; float16 and
+        bfloat16 are multiplied and summed in float32, and rounded at the end. `error_bound` says how far elements may
+        be from the exact ones. Where float64 overflows the result is infinite, with or without NumPy's warning.
 
     Raises
     ------
-    ValueError, TypeError
-        Shapes that do not multiply, ranks of different communicators, a grid that does not fit, too little memory: on
+    ValueError
+        Shapes that do not multiply, different communicators or devices, a grid that does not fit, too little memory. On
         all ranks, with the same text.
+    TypeError
+        An operand that is not a DistArray, or an `out` that cannot hold the product. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> a = mpihpc.asarray([[1.0, 2], [3, 4]])
+    >>> mpihpc.linalg.matmul(a, a, transpose_b=True).gather(root=None)
+    array([[ 5., 11.],
+           [11., 25.]])
+    >>> a @ mpihpc.asarray([1.0, 1]) @ mpihpc.asarray([1.0, 10])
+    np.float64(73.0)
     """
-    _check_operands("matmul", a, b)
     return _product(
+        "matmul",
         a,
         b,
-        [
+        lambda: [
             (None, 0) if a.ndim == 1 else (1, 0) if transpose_a else (0, 1),
             (0, None) if b.ndim == 1 else (1, 0) if transpose_b else (0, 1),
         ],
@@ -176,13 +196,27 @@ def outer(a: DistArray, b: DistArray, **options: Any) -> DistArray:
     Returns
     -------
     DistArray
-        Shape (m, n).
+        Shape (m, n), distributed as `layouts` says for k = 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `matmul`. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.linalg.outer(mpihpc.asarray([1, 2]), mpihpc.asarray([1, 10, 100])).gather(root=None)
+    array([[  1,  10, 100],
+           [  2,  20, 200]])
     """
-    _check_operands("outer", a, b)
-    with agree(a.topology.private):
+
+    def axes() -> list[tuple[int | None, ...]]:
         if (a.ndim, b.ndim) != (1, 1):
             raise ValueError(f"outer works on two vectors, not on shapes {a.shape} and {b.shape}")
-    return _product(a, b, [(0, None), (None, 0)], **options)
+        return [(0, None), (None, 0)]
+
+    return _product("outer", a, b, axes, **options)
 
 
 def gram(
@@ -195,8 +229,8 @@ def gram(
 ) -> DistArray:
     """``a.T @ a``, with half the work of a product: each rank multiplies its rows, BLAS fills one triangle. Collective.
 
-    For tall matrices. Each rank needs workspace for the whole product, and receives about its size in words; where
-    there are more columns than rows, ``matmul(a, a, transpose_a=True)`` moves less.
+    This is for tall matrices. Each rank needs workspace for the whole product, and receives about as many words as the
+    product has; if there are more columns than rows, ``matmul(a, a, transpose_a=True)`` moves less.
 
     Parameters
     ----------
@@ -208,15 +242,25 @@ def gram(
     Returns
     -------
     DistArray
-        Shape (n, n), symmetric to the last bit; `out`, or cut into rows.
+        Shape (n, n), symmetric to the last bit: `out`, or a new array distributed by rows.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `matmul`; also if `a` is not a matrix. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.linalg.gram(mpihpc.asarray([[1.0, 2], [3, 4], [5, 6]])).gather(root=None)
+    array([[35., 44.],
+           [44., 56.]])
     """
-    _check_operands("gram", a)
-    topology = a.topology
-    with agree(topology.private):
+    with together("gram", {"a": a} | ({} if out is None else {"out": out})) as topology:
         if a.ndim != 2:
             raise ValueError(f"gram works on a matrix, not on shape {a.shape}")
         k, n = a.shape
-        _check_out(out, a, (n, n), a.dtype)
+        _check_out(out, (n, n), a.dtype)
         work = working_dtype(a.dtype)
         plan = plan_product(n, n, k, work, topology.size, grid=(1, 1, max(1, min(k, topology.size))), memory=memory)
         limit = product_threads(topology.cores, threads)
@@ -231,32 +275,19 @@ def gram(
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
-    """What products of a dtype are added up in: float32 for floats of two bytes."""
+    """The dtype in which products of a dtype are summed: float32 for two-byte floats, else the dtype itself.
+
+    Examples
+    --------
+    >>> working_dtype(np.dtype(np.float16)), working_dtype(np.dtype(np.int16))
+    (dtype('float32'), dtype('int16'))
+    """
     return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind not in "iu" else dtype
 
 
-def _check_operands(name: str, *operands: object) -> None:
-    """Collective, if one of them is distributed."""
-    refused = [type(x).__name__ for x in operands if not isinstance(x, DistArray)]
-    if refused:
-        topology = next((x.topology for x in operands if isinstance(x, DistArray)), None)
-        with agree(topology.private) if topology else nullcontext():
-            raise TypeError(f"{name} works on DistArrays, not on {refused[0]}: use mpihpc.asarray first")
-
-
-def _check_device(name: str, x: DistArray, device: Device) -> None:
-    if x.device is not device:
-        raise ValueError(f"{name} lies on {x.device.label}, a on {device.label}: use .to_device")
-
-
-def _check_out(out: DistArray | None, a: DistArray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def _check_out(out: DistArray | None, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if out is None:
         return
-    if not isinstance(out, DistArray):
-        raise TypeError(f"out must be a DistArray, not {type(out).__name__}")
-    if out.topology is not a.topology:
-        raise ValueError(_ELSEWHERE)
-    _check_device("out", out, a.device)
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, the product {shape}")
     if not np.can_cast(dtype, out.dtype, "same_kind"):
@@ -264,10 +295,24 @@ def _check_out(out: DistArray | None, a: DistArray, shape: tuple[int, ...], dtyp
 
 
 def error_bound(k: int, dtype: DTypeLike) -> float:
-    """How far an element of a product may be from the exact one, in units of that of ``abs(a) @ abs(b)``.
+    """How far an element of a product may be from the exact one, relative to the same element of ``abs(a) @ abs(b)``.
 
-    ``(k + 8) * eps``, with eps of what is added in, and eps of the dtype for the rounding at the end; twice as much
-    for complex numbers. Integers are exact.
+    The bound is ``(k + 8) * eps``, with the eps of the dtype of the sums, plus the eps of the result's dtype if it is
+    rounded at the end; twice the former for complex numbers. Integers are exact.
+
+    Parameters
+    ----------
+    k : int
+        The length that is summed over.
+    dtype : dtype
+        Of the product.
+
+    Examples
+    --------
+    >>> error_bound(1000, float)
+    2.2382096176443156e-13
+    >>> error_bound(1000, int)
+    0.0
     """
     dtype = number_dtype(dtype)
     if dtype.kind in "biu":
@@ -288,7 +333,13 @@ def plan_product(
     reproducible: bool = False,
     blocks: int = BLOCKS,
 ) -> ProductPlan:
-    """The plan for the options of a product: see `matmul`."""
+    """The plan for the options of a product: see `matmul`. For each rank on its own; `size` is the number of ranks.
+
+    Examples
+    --------
+    >>> plan_product(4096, 4096, 4096, np.dtype(float), 4).grid
+    (2, 2, 1)
+    """
     if grid is not None and len(grid) != 3:
         raise ValueError(f"grid {grid_text(grid)} is not three numbers of ranks, along m, n and k")
     if memory is not None and index(memory) < 0:
@@ -309,9 +360,10 @@ def plan_product(
 
 
 def _product(
+    name: str,
     a: DistArray,
     b: DistArray,
-    axes: Sequence[tuple[int | None, ...]],
+    seen_as: Callable[[], Sequence[tuple[int | None, ...]]],
     *,
     out: DistArray | None = None,
     grid: Sequence[int] | None = None,
@@ -321,12 +373,10 @@ def _product(
     threads: int | None = None,
     counts: Counts | None = None,
 ) -> Any:
-    """The product of two arrays seen as matrices: see `matmul`, and `AsMatrix` for `axes`."""
-    topology, operands = a.topology, (a, b)
-    with agree(topology.private):
-        if b.topology is not topology:
-            raise ValueError(_ELSEWHERE)
-        _check_device("b", b, a.device)
+    """The product of two arrays seen as matrices: see `matmul`, and `AsMatrix` for what `seen_as` gives."""
+    operands = a, b
+    with together(name, {"a": a, "b": b} | ({} if out is None else {"out": out})) as topology:
+        axes = seen_as()
         if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2):
             raise ValueError(f"products are of matrices and vectors, not of shapes {a.shape} and {b.shape}")
         (m, k), (depth, n) = (
@@ -335,10 +385,10 @@ def _product(
         if k != depth:
             raise ValueError(f"{m}x{k} and {depth}x{n} do not multiply: {k} columns meet {depth} rows")
         dtype = np.result_type(a.dtype, b.dtype)
-        # A vector's missing axis is missing in the product too, where it is not the one that is summed over.
+        # The missing axis of a vector is missing in the product too, unless it is the one that is summed over.
         missing = [d for d, (seen, axis) in enumerate(((axes[0], 0), (axes[1], 1))) if seen[axis] is None]
         shape = tuple(length for d, length in enumerate((m, n)) if d not in missing)
-        _check_out(out, a, shape, dtype)
+        _check_out(out, shape, dtype)
         plan = plan_product(
             m, n, k, dtype, topology.size, grid=grid, memory=memory, reproducible=reproducible, blocks=blocks
         )
@@ -365,10 +415,10 @@ def _carry_out(
     threads: int,
     counts: Counts,
 ) -> Any:
-    """Multiply, and put the product where it is wanted."""
+    """Multiply, and bring the product into `out` if there is one."""
     cut = plan.layouts.c
     if len(missing) == 1:
-        # A vector of one cell lies on the first rank.
+        # A vector of one cell is on the first rank.
         cut = Decomposition((1,), (topology.size,)) if plan.m == plan.n == 1 else plan.own(2).without(*missing).plain()
     fits = out is not None and (out.decomposition, out.dtype) == (cut, dtype) and not out_is_operand
     c = out if out is not None and fits else DistArray(cut, dtype, comm=topology.comm, device=device)

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 
 from mpihpc.array import DistArray, reductions
+from mpihpc.array.operands import together
 from mpihpc.core.dtypes import kind_of
-from mpihpc.core.failure import agree
 
 
 def norm(
@@ -28,16 +28,16 @@ def norm(
     x : DistArray
         Integers are converted to float64.
     ord : number, "fro" or None
-        Of vectors, ``sum(abs(x)**ord)**(1/ord)``; inf and -inf: the largest and the smallest ``abs(x)``; 0: how many
-        are not 0. Of matrices, None or "fro": of all their cells as one vector; 1 and -1: the largest and the smallest
-        sum of a column of ``abs(x)``; inf and -inf: of a row. Default: the 2-norm of all cells.
+        For vectors: ``sum(abs(x)**ord)**(1/ord)``; inf and -inf: the largest and the smallest ``abs(x)``; 0: the number
+        of non-zero cells. For matrices: None or "fro": the 2-norm of all cells; 1 and -1: the largest and the smallest
+        column sum of ``abs(x)``; inf and -inf: row sum. Default: the 2-norm of all cells.
     axis : int or pair of int, optional
-        The axis of the vectors, or the axes of rows and columns of the matrices. Default: all of an array of one or two
-        axes; of any array, if there is no `ord` either.
+        The axis of the vectors, or the axes of rows and columns of the matrices. Default: all axes; with an `ord`, the
+        array must then have one or two.
     keepdims : bool
         Keep the reduced axes, with length 1.
     reproducible : bool
-        See `mpihpc.sum`: of what is added up, the sum's bits do not depend on the decomposition.
+        Whether the bits of sums must not depend on the decomposition: see `mpihpc.sum`.
 
     Returns
     -------
@@ -46,15 +46,24 @@ def norm(
 
     Raises
     ------
-    ValueError, TypeError
-        An `ord` that there is not; norms of matrices that need singular values (2, -2, "nuc"): of a matrix that fits on
-        one rank, gather it.
+    ValueError
+        An unknown `ord`, or a matrix norm that needs singular values (2, -2, "nuc"): if the matrix fits on one rank,
+        gather it. On all ranks, with the same text.
+    TypeError
+        `x` is not a DistArray.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> x = mpihpc.asarray([[3.0, -4], [0, 12]])
+    >>> mpihpc.linalg.norm(x), mpihpc.linalg.norm(x, 1)
+    (np.float64(13.0), np.float64(16.0))
+    >>> mpihpc.linalg.norm(x, axis=0).gather(root=None).round(3)
+    array([ 3.   , 12.649])
     """
-    if not isinstance(x, DistArray):
-        raise TypeError(f"norm works on DistArrays, not on {type(x).__name__}: use numpy.linalg.norm")
     options: dict[str, Any] = {"keepdims": keepdims}
     exact = {**options, "reproducible": reproducible}
-    with agree(x.topology.private):
+    with together("norm", {"x": x}):
         axes = tuple(range(x.ndim)) if axis is None else tuple(map(index, np.atleast_1d(axis).tolist()))
         axes = tuple(d + x.ndim if -x.ndim <= d < 0 else d for d in axes)
         cells = ord is None and axis is None

@@ -1,9 +1,9 @@
 """Which rank multiplies what: the grid of ranks that moves the fewest words. Pure arithmetic, no MPI, no arrays.
 
 The multiply-adds of ``c[i, j] += a[i, l] * b[l, j]`` fill a cuboid of m x n x k cells. It is cut into a grid of
-pm x pn x pk blocks, one per rank. A face of a block is what the rank must have of `a`, of `b`, and what it adds to
-`c`; each of the three is shared by the ranks of one line of the grid. A rank owns one strip of each of its faces, gets
-the other strips of `a` and `b` from its line, and the partial sums for its strip of `c`.
+pm x pn x pk blocks, one per rank. The faces of a block are what its rank needs of `a`, what it needs of `b`, and what
+it adds to `c`; each face is shared by the ranks of one line of the grid. A rank owns one strip of each of its faces. It
+receives the other strips of `a` and `b` from its line, and the partial sums for its strip of `c`.
 
 Sources: COSMA (Kwasniewski et al., arXiv 1908.09606); the lower bound of Al Daas et al. (arXiv 2205.13407).
 """
@@ -20,12 +20,12 @@ from mpihpc.core.decomposition import Decomposition, factorisations, grid_text, 
 from mpihpc.linalg.tiling import Slice, Tiling
 
 M, N, K = range(3)  # the axes of the cuboid and of the grid
-_ENOUGH = 8  # rows or columns for each rank, to be shared nearly evenly
-_THIN = 1024  # rows or columns of a strip with fewer than which BLAS takes notably longer
+_ENOUGH = 8  # rows or columns per rank for nearly even shares
+_THIN = 1024  # rows or columns of a strip, below which BLAS is notably slower
 
 
 class Layouts(NamedTuple):
-    """How the arrays of a product are cut when each rank owns its strips of what it multiplies."""
+    """How the arrays of a product are distributed when each rank owns its strips of them."""
 
     a: Decomposition
     b: Decomposition
@@ -34,11 +34,11 @@ class Layouts(NamedTuple):
 
 @dataclass(frozen=True)
 class ProductPlan:
-    """The plan of a product of an m x k by a k x n matrix.
+    """The plan for the product of an m x k by a k x n matrix.
 
-    Of all grids of at most `size` ranks it is the one whose busiest rank receives the fewest words; ties go to grids
+    Of all grids of at most `size` ranks it takes the one whose busiest rank receives the fewest words; ties go to grids
     that do not cut k, then to those that do not cut n. The data of idle ranks count, as if all ranks had shared the
-    three matrices evenly: a smaller grid must save more than they bring.
+    three matrices evenly: a smaller grid must save more words than those add.
 
     Parameters
     ----------
@@ -47,16 +47,16 @@ class ProductPlan:
     size : int
         Number of ranks.
     memory : int, optional
-        Bytes of workspace that a rank may use. Default: as many as it takes in one go. With fewer, the product goes
-        through k in slices, and grids that need more are not taken.
+        Bytes of workspace that a rank may use. Default: enough for one slice. With less, the product processes k in
+        slices, and grids that need more memory are ruled out.
     itemsize : int
         Bytes of an element of the operands.
     grid : tuple of int, optional
-        Do not choose, take this grid: pm, pn, pk.
+        Use this grid, pm, pn, pk, instead of choosing one.
     worksize : int, optional
         Bytes of an element of the sums. Default: `itemsize`.
     blocks : int
-        A power of two: cut each axis only at the ends of so many equal blocks, and k into powers of two. 0: anywhere.
+        A power of two: cut each axis only between this many equal blocks, and k into powers of two. 0: cut anywhere.
 
     Attributes
     ----------
@@ -65,14 +65,14 @@ class ProductPlan:
     slices : int
         Slices of k.
     words : int
-        What the busiest rank receives as panels and partial sums, if the operands lie in `layouts`.
+        Words that the busiest rank receives as panels and partial sums, if operands are distributed as in `layouts`.
     workspace : int
-        The bytes that a rank needs at most beside an even share of the three matrices.
+        The most bytes that a rank needs in addition to an even share of the three matrices.
 
     Raises
     ------
     ValueError
-        A grid that does not fit, or too little memory for any.
+        A grid that does not fit, or too little memory for any grid.
 
     Examples
     --------
@@ -129,12 +129,12 @@ class ProductPlan:
 
     @cached_property
     def strips(self) -> Strips:
-        """How the strips are cut that each rank owns of the faces of its block."""
+        """How the faces of a block are cut into the strips that ranks own."""
         return _strips(self.m, self.n, self.k, *self.grid)
 
     @cached_property
     def joined(self) -> tuple[bool, bool]:
-        """Whether the strips of a panel are put together before they are multiplied, for each operand."""
+        """For each operand, whether the strips of a panel are joined before they are multiplied."""
         return _joined(self.strips, self._extent(M), self._extent(N))
 
     @cached_property
@@ -149,12 +149,12 @@ class ProductPlan:
 
     @property
     def layouts(self) -> Layouts:
-        """How the matrices are cut when each rank owns its strips: with these nothing else need be moved."""
+        """How the matrices are distributed when each rank owns its strips: then nothing needs to be redistributed."""
         return Layouts(self.own(0).plain(), self.own(1).plain(), self.own(2).plain())
 
     def own(self, matrix: int) -> Tiling:
-        """The strips that the ranks own of the first operand (0), of the second (1), of the product (2)."""
-        # The axis of the grid whose ranks share the face becomes two: one cuts its rows, one its columns.
+        """The strips that ranks own, of the first operand (0), the second operand (1) or the product (2)."""
+        # The grid axis whose ranks share the face becomes two axes: one cuts its rows, one its columns.
         shared, rows, columns = ((N, M, K), (M, K, N), (K, M, N))[matrix]
         first, second = self.strips[matrix]
         grid = (*self.grid[:shared], first, second, *self.grid[shared + 1 :])
@@ -162,35 +162,35 @@ class ProductPlan:
         return self._tiling(matrix, ((rows, shared), (columns, shared + 1)), grid)
 
     def panel(self, matrix: int, step: int, slices: int | None = None) -> Slice:
-        """What the ranks need of an operand in a step, of `slices` or of another number."""
+        """What ranks need of an operand for one slice of k, out of `slices` (default: the plan's number)."""
         axes = (((M,), (K,)), ((K,), (N,)))[matrix]
         return Slice(self._tiling(matrix, axes), 1 - matrix, step, slices or self.slices)
 
     def face(self, matrix: int, rank: int) -> int:
-        """The words of an operand that a rank needs."""
+        """The number of words of an operand that a rank needs."""
         return self.panel(matrix, 0).tiling.box(rank).size
 
     def partial(self) -> Tiling:
-        """The partial sums that the ranks have, on three axes: part of k, row, column."""
+        """The partial sums that ranks have, on three axes: part of k, row, column."""
         parts = self.grid[K]
         atoms = (parts, self.blocks, self.blocks) if self.blocks else ()
         return Tiling.of((parts, self.m, self.n), self.grid, ((K,), (M,), (N,)), self.size, atoms)
 
     def to_add(self) -> Tiling:
-        """The partial sums that the ranks add up."""
+        """The partial sums that ranks need in order to add them."""
         own, parts = self.own(2), self.grid[K]
         atoms = (parts, *own.atoms) if own.atoms else ()
         return Tiling.of((parts, *own.shape), own.grid, ((), *own.axes), self.size, atoms)
 
     def words_of(self, rank: int) -> int:
-        """What a rank receives as panels and partial sums, if the operands lie in `layouts`."""
+        """Words that a rank receives as panels and partial sums, if operands are distributed as in `layouts`."""
         if rank >= math.prod(self.grid):
             return 0
         own = [self.own(matrix).box(rank).size for matrix in range(3)]
         return self.face(0, rank) - own[0] + self.face(1, rank) - own[1] + (self.grid[K] - 1) * own[2]
 
     def least_memory(self, grid: tuple[int, ...]) -> int:
-        """The least workspace with which a grid works: the thinnest slices of k, or all of it at once."""
+        """The least workspace that a grid works with: with the thinnest slices of k, or with all of k at once."""
         slices = (1,) if self.blocks else (1, max(1, self._extent(K, grid)))
         return min(self._workspace(grid, count) for count in slices)
 
@@ -199,21 +199,21 @@ class ProductPlan:
         return Tiling.of(shape, grid or self.grid, axes, self.size, (self.blocks,) * 2 if self.blocks else ())
 
     def _extent(self, axis: int, grid: tuple[int, ...] | None = None, parts: int = 1) -> int:
-        """The longest block along an axis of the cuboid, or the longest of the parts that blocks are cut into."""
+        """The longest block along an axis of the cuboid, or the longest of the parts that each block is cut into."""
         n, p = (self.m, self.n, self.k)[axis], (grid or self.grid)[axis]
         atoms, cells = (self.blocks, -(-n // self.blocks)) if self.blocks else (n, 1)
         most = -(-atoms // p)
         return min(n, -(-most // parts) * cells)
 
     def _workspace(self, grid: tuple[int, ...], slices: int) -> int:
-        """Bytes for two panels (one travels), what is packed for them, partial sums, and the shares of idle ranks."""
+        """Bytes for two panels (one travels), their packed messages, partial sums, and the shares of idle ranks."""
         pm, pn, pk = grid
         rows, columns, depth = (self._extent(axis, grid) for axis in (M, N, K))
         thick = -(-depth // slices)
         strips = _strips(self.m, self.n, self.k, *grid)
         (rows_a, depth_a), (depth_b, columns_b) = strips.a, strips.b
         joined = _joined(strips, rows, columns)
-        # Own strips take part where they lie; what others need of them may have to be packed.
+        # A rank's own strips are used in place; what others need of them may have to be packed.
         panels = 0
         for length, parts, cut, join in ((rows, pn, depth_a, joined[0]), (columns, pm, depth_b, joined[1])):
             if parts > 1:
@@ -235,7 +235,7 @@ class ProductPlan:
         return total
 
     def _choose(self) -> tuple[int, ...]:
-        """The best grid, from that of all ranks down; those that cannot be better are not looked at."""
+        """The best grid, searched from all ranks down; grids that cannot be better are skipped."""
         m, n, k = self.m, self.n, self.k
         total = m * k + k * n + m * n
         best: tuple[float, int, int] | None = None
@@ -243,7 +243,7 @@ class ProductPlan:
         least = math.inf
         for size in range(self.size, 0, -1):
             idle = total * (1 / size - 1 / self.size)
-            # The bound is for even shares: strips of the operands may be one row or column longer.
+            # The bound holds for even shares; strips of the operands may be one row or column longer.
             if best and lower_bound(m, n, k, size) - total / self.size - (m + n + 2 * k) > best[0]:
                 continue
             for pm, pn, pk in factorisations(size, 3):
@@ -265,7 +265,7 @@ class ProductPlan:
         return grid
 
     def _fits(self, pm: int, pn: int, pk: int) -> bool:
-        """Whether every rank of a grid has something to do."""
+        """Whether every rank of a grid has cells to multiply."""
         if self.blocks and (max(pm, pn, pk) > self.blocks or pk & (pk - 1)):
             return False
         return pm <= max(self.m, 1) and pn <= max(self.n, 1) and pk <= max(self.k, 1)
@@ -278,8 +278,10 @@ class ProductPlan:
 
 
 def lower_bound(m: int, n: int, k: int, size: int) -> float:
-    """The words of the three matrices that some rank must touch: Theorem 3 of arXiv 2205.13407.
+    """The number of words of the three matrices that some rank must access: Theorem 3 of arXiv 2205.13407.
 
+    Examples
+    --------
     >>> lower_bound(1000, 10, 10, 10), round(lower_bound(100, 100, 100, 8))
     (2100.0, 7500)
     """
@@ -292,7 +294,7 @@ def lower_bound(m: int, n: int, k: int, size: int) -> float:
 
 
 class Strips(NamedTuple):
-    """How many strips, along rows and along columns, the three faces of a block are cut into."""
+    """The number of strips, along rows and along columns, of the three faces of a block."""
 
     a: tuple[int, int]  # along m, k
     b: tuple[int, int]  # along k, n
@@ -301,9 +303,9 @@ class Strips(NamedTuple):
 
 @lru_cache(maxsize=1 << 16)
 def _strips(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> Strips:
-    """Strips of whole rows of `a` and `c`, and whole columns of `b`, but where there are too few to share evenly.
+    """Strips of whole rows of `a` and `c`, and whole columns of `b`, unless there are too few of them to share evenly.
 
-    Strips of `a` along m and of `b` along n can be multiplied one by one as they come.
+    Strips of `a` along m and of `b` along n can be multiplied one by one as they arrive.
     """
     rows, columns, depth = -(-m // pm), -(-n // pn), -(-k // pk)
     a = (pn, 1) if rows >= _ENOUGH * pn else _even(rows, depth, pn, shortest=True)
@@ -315,9 +317,9 @@ def _strips(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> Strips:
 
 
 def _joined(strips: Strips, rows: int, columns: int) -> tuple[bool, bool]:
-    """Strips cut along k are put together; thin ones too, where that takes less than to read the other panel for each.
+    """Strips cut along k are joined; thin ones too, if that costs less than reading the other panel for each of them.
 
-    (BLAS copies what it reads: for products of 256 columns that is a quarter of the time, for 1024 a twentieth.)
+    (BLAS packs what it reads: for products of 256 columns that is a quarter of the time, for 1024 a twentieth.)
     """
 
     def join(length: int, along: int, across: int, other: int) -> bool:
@@ -328,7 +330,7 @@ def _joined(strips: Strips, rows: int, columns: int) -> tuple[bool, bool]:
 
 
 def _even(first: int, second: int, parts: int, shortest: bool) -> tuple[int, int]:
-    """How to cut a face into strips: the shortest as long, or the longest as short as can be."""
+    """How to cut a face into strips so that the shortest is as long, or the longest as short, as possible."""
 
     def unfair(cut: tuple[int, ...]) -> tuple[int, int]:
         p, q = cut
@@ -339,11 +341,11 @@ def _even(first: int, second: int, parts: int, shortest: bool) -> tuple[int, int
 
 
 def _words(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> int:
-    """What the busiest rank of a grid receives.
+    """The words that the busiest rank of a grid receives.
 
-    Blocks get no longer with their number, nor do strips along either axis, and a rank receives more the longer its
-    block is, the shorter its strips of the operands are and the longer that of the sums: it is one of the last of the
-    long or of the short blocks along m and n, and one of the first of them along k.
+    Neither blocks nor strips get longer with their index. A rank receives more the longer its block is, the shorter its
+    strips of the operands are, and the longer its strip of the sums is. So the busiest rank is among the last of the
+    long or of the short blocks along m and n, and among the first of them along k.
     """
     most, strips = 0, _strips(m, n, k, pm, pn, pk)
     for i in _last(m % pm, pm, strips.b[1]):
@@ -359,12 +361,12 @@ def _words(m: int, n: int, k: int, pm: int, pn: int, pk: int) -> int:
 
 
 def _last(long: int, count: int, width: int) -> set[int]:
-    """Of the long blocks and of all, the last, and the last of the row of strips before."""
+    """The last of the long blocks, the last of all, and for each the last in the row of strips before it."""
     ends = {max(long - 1, 0), count - 1}
     return ends | {max(end // width * width - 1, 0) for end in ends}
 
 
 def _share(first: int, second: int, strips: tuple[int, int], index: int) -> int:
-    """Words of one of the strips of a face."""
+    """The number of words in one strip of a face."""
     i, j = divmod(index, strips[1])
     return (first // strips[0] + (i < first % strips[0])) * (second // strips[1] + (j < second % strips[1]))

@@ -1,4 +1,4 @@
-"""How matrices are cut for a product. Pure arithmetic, no MPI, no arrays."""
+"""Layouts of the matrices of a product. Pure arithmetic, no MPI, no arrays."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from mpihpc.core.decomposition import Box, Decomposition, Layout, Part
 
 @dataclass(frozen=True)
 class Tiling(Decomposition):
-    """An array cut as the grid of ranks of a product wants it.
+    """An array distributed over the process grid of a product.
 
-    Each axis of the array is cut into as many blocks as the grid has ranks along the first grid axis of `axes`, and
-    each of these along the second one. Ranks are numbered over the grid in C order; those beyond it have nothing.
+    For each axis of the array, `axes` names grid axes. The axis is cut into as many blocks as the first of them has
+    ranks, each block into as many as the second has, and so on. Ranks are numbered over the grid in C order; ranks
+    beyond the grid have nothing.
 
     Parameters
     ----------
     shape, dims : tuple of int
-        Of the array, and how many blocks there are along each of its axes.
+        Shape of the array, and number of blocks along each of its axes.
     grid : tuple of int
-        Ranks along each of its axes (of a product: m, n, k).
+        Ranks along each axis of the grid (for a product: m, n, k).
     axes : tuple of tuples
-        For each axis of the array, the axes of the grid that cut it. Where an axis of the grid is in none, its ranks
-        have the same cells.
+        For each axis of the array, the grid axes that cut it. Along a grid axis that is in none of them, all ranks have
+        the same cells.
     ranks : int
-        Of the communicator.
+        Size of the communicator.
     atoms : tuple of int, optional
-        For each axis of the array: cut it only at the ends of so many equal parts.
+        For each axis of the array: cut it only between this many equal parts.
 
     Examples
     --------
@@ -60,7 +61,7 @@ class Tiling(Decomposition):
         return self.ranks
 
     def coords(self, rank: int) -> tuple[int, ...]:
-        """Place of a rank's block among the blocks of each axis of the array."""
+        """Index of a rank's block along each axis of the array."""
         place = Decomposition(self.grid, self.grid).coords(rank)
         coords = []
         for cuts in self.axes:
@@ -109,7 +110,7 @@ class Tiling(Decomposition):
         return sorted(owners)
 
     def _atoms(self, axis: int) -> int:
-        """What an axis can be cut into at most."""
+        """The most parts that an axis can be cut into."""
         return self.atoms[axis] if self.atoms else self.shape[axis]
 
     def _cells(self, axis: int) -> Decomposition:
@@ -127,7 +128,7 @@ class Tiling(Decomposition):
         return start, stop
 
     def plain(self) -> Decomposition:
-        """The same as a plain `Decomposition`, where it is one."""
+        """The equal plain `Decomposition`, or the tiling itself if there is none."""
         cuts = [[g for g in axis if self.grid[g] > 1] for axis in self.axes]
         order = [g for axis in cuts for g in axis]
         same = order == sorted(order) and all(len(axis) <= 1 for axis in cuts) and not self.atoms
@@ -143,7 +144,7 @@ class Tiling(Decomposition):
 
 @dataclass(frozen=True)
 class Slice:
-    """One of the slices of every rank's block along an axis."""
+    """One slice, along an axis, of every rank's block: number `step` of `steps`."""
 
     tiling: Decomposition
     axis: int
@@ -166,14 +167,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class AsMatrix:
-    """An array seen as a matrix: turned, or a vector as a row or a column.
+    """An array viewed as a matrix: transposed, or a vector as a row or a column.
 
     Parameters
     ----------
     layout : Layout
         Of the array.
     axes : tuple of int or None
-        For the rows and the columns of the matrix: the axis of the array, or None where there is but one.
+        For the rows and the columns of the matrix: the axis of the array, or None if there is only one row or column.
 
     Examples
     --------
@@ -187,7 +188,7 @@ class AsMatrix:
     axes: tuple[int | None, ...]
 
     def parts(self, rank: int) -> list[Part]:
-        """What the rank has, as parts of the matrix."""
+        """The parts of the rank, as parts of the matrix."""
         return [
             Part(Box(self.seen(box.start, 0), self.seen(box.stop, 1)), self.seen(shift, 0))
             for box, shift in self.layout.parts(rank)
@@ -199,5 +200,5 @@ class AsMatrix:
         return self.layout.owners(Box(tuple(box.start[d] for d in back), tuple(box.stop[d] for d in back)))
 
     def seen(self, indices: Sequence[int], single: int) -> tuple[int, ...]:
-        """Indices of the array as those of the matrix; `single` where there is but one row or column."""
+        """Indices of the array as indices of the matrix; `single` where there is only one row or column."""
         return tuple(single if d is None else indices[d] for d in self.axes)

@@ -1,6 +1,7 @@
 """Stencils: many steps of ``new[i] = sum_t weight[t] * old[i + offset[t]]`` on a distributed array.
 
-The sum may also be what is added to the old value, times a field, or to the two old values of a wave (`leapfrog`).
+With a field, a step instead adds ``field * sum`` to the old value; `leapfrog` does the same for waves, which depend on
+two earlier steps.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import together
 from mpihpc.core.dtypes import require_cast
 from mpihpc.core.failure import agree
 from mpihpc.stencil.named import named_kernel
@@ -40,21 +42,22 @@ def evolve(
 ) -> DistArray:
     """Apply a stencil many times: ``u[i] <- sum_k kernel[k] * u[i + k - kernel.shape // 2 - origin]``. Collective.
 
-    With a `field` the sum is what changes a cell: ``u[i] <- u[i] + field[i] * sum_k ...``.
+    With a `field`, each step adds ``field * (weighted sum)`` to the cell: ``u[i] <- u[i] + field[i] * sum_k ...``.
 
-    The bits of the result do not depend on the number of ranks, the grid, the threads or the steps that are fused.
+    The bits of the result do not depend on the number of ranks, the grid, the threads or the number of fused steps.
 
     Parameters
     ----------
     u : DistArray
-        1 to 4 axes. Not changed.
+        1 to 4 axes; integers, floats or complex numbers. Not changed.
     kernel : array_like or str
-        Weights of any shape, at most as many axes as `u` (fewer: the last axes), complex ones as they are; or a name:
-        ``heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis] sharpen identity``.
+        Weights of any shape, with at most as many axes as `u` (fewer: its last axes). Complex weights are not
+        conjugated. Or a name, see `named_kernel`: ``heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis]
+        sharpen identity``.
     steps : int
-        How many times. 0 gives a copy in the dtype of the result.
+        Number of applications, 0 or more. 0 returns a copy in the dtype of the result.
     mode : str or sequence of str
-        What lies beyond the array, one for all axes or one per axis, as in `scipy.ndimage`: ``reflect`` (or
+        How the array continues beyond its edges, for all axes or one per axis, as in `scipy.ndimage`: ``reflect`` (or
         ``grid-mirror``, ``neumann``), ``constant`` (``grid-constant``, ``dirichlet``), ``nearest``, ``mirror``,
         ``wrap`` (``grid-wrap``, ``periodic``).
     cval : scalar
@@ -63,38 +66,50 @@ def evolve(
         Shifts the kernel, as in `scipy.ndimage.correlate`.
     dtype : dtype, optional
         float32, float64, complex64 or complex128, to compute in. Default: that of `u`, with integers promoted to
-        float64. float32 is summed in float32: the error per step is at most 1e-6 * sum|kernel| * max|u|.
+        float64. float32 is summed in float32: with T weights that are not zero, the error per step is at most
+        ``g * sum(abs(kernel)) * max(abs(u))`` with ``g = (T + 1) * u / (1 - (T + 1) * u)`` and ``u = 2**-24``, beside
+        what underflows: 6e-7 for 9 weights, 6e-4 for 10,000.
     threads : int, optional
-        Threads of this rank. Default: OMP_NUM_THREADS, else the cores it may call its own.
+        Threads of this rank. Default: OMP_NUM_THREADS, else the number of cores that this rank has to itself.
     fuse : int, optional
-        Steps after one exchange, in one pass over memory: 1 to 64. Default: as many as a model of this machine finds
-        best, but 1 with a `callback`.
+        Steps per halo exchange, made in one pass over memory: 1 to 64. Default: chosen by a model of this machine, or 1
+        with a `callback`.
     field : DistArray, optional
-        Real, of the decomposition of `u`: with the kernel ``laplace``, for example, the diffusivity times the time step
-        over the square of the grid's spacing, in ``du/dt = field * laplace(u)``.
+        Real, with the decomposition of `u`. With the kernel ``laplace``, for example, ``du/dt = D laplace(u)`` has
+        ``field = D * dt / dx**2``: diffusivity, time step and grid spacing.
     exact : bool
-        False: a kernel that is a product of one line per axis, to rounding (``gaussian``, ``mean``), is applied line
-        by line where that is faster: fewer taps, other rounding. Its steps are not fused, and the bits are still those
-        of any number of ranks, grid and threads. Other kernels on a GPU may fuse multiplications with additions: how
-        far that is from the exact mode says `mpihpc.kernels.cuda`.
+        False: a kernel that is separable up to rounding (``gaussian``, ``mean``) is applied one axis at a time where
+        that is faster. It then has fewer taps and other rounding errors, and its steps are not fused; its bits still do
+        not depend on ranks, grid and threads. Other kernels on a GPU may use fused multiply-add: `mpihpc.kernels.cuda`
+        says how far that is from the exact mode.
     overlap : bool, optional
-        Whether the middle of each block advances while messages travel; the bits are the same. Default: if the model
-        finds it faster; not with lines.
+        Whether the interior of each block is computed while messages travel; the bits are the same. Default: chosen by
+        the model; off for kernels that are applied one axis at a time.
     callback : callable, optional
-        Called on every rank after each pass over memory (each step, if `fuse` is 1) with the number of steps done. On a
-        GPU, passes have begun by then, and so may have some of the next ones.
+        Called on every rank after each pass over memory (after each step, if `fuse` is 1) with the number of steps
+        done. On a GPU these passes have started, and may not have finished; later ones may have started too.
 
     Returns
     -------
     DistArray
-        Shape and decomposition of `u`; its halo is as deep as the fused steps need.
+        Shape, decomposition and device of `u`; its halo is as deep as the fused steps need.
 
     Raises
     ------
-    ValueError, TypeError
-        On all ranks, with the same text.
+    ValueError
+        An unknown kernel or mode, a kernel with more axes than `u`, a negative number of steps, `fuse` or `threads` out
+        of range, or a `field` that is distributed otherwise. On all ranks, with the same text.
+    TypeError
+        A dtype that stencils do not compute in, or a complex `field`. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([0.0, 0, 8, 0, 0])
+    >>> mpihpc.stencil.evolve(u, [0.25, 0.5, 0.25], 2, "constant").gather(root=None)
+    array([0.5, 2. , 3. , 2. , 0.5])
     """
-    taps, work, count = _read(u, kernel, steps, origin, dtype)
+    taps, work, count = _read("evolve", {"u": u, "field": field}, kernel, steps, origin, dtype)
     options: dict[str, Any] = {"comm": u.comm, "device": u.device, "mode": mode, "cval": cval, "threads": threads}
     options |= {"field": field, "exact": exact, "overlap": overlap, "total": count}
     plan = Evolution(u.decomposition, taps, work, fuse=1 if fuse is None and callback else fuse, **options)
@@ -122,30 +137,43 @@ def leapfrog(
 ) -> tuple[DistArray, DistArray]:
     """Many steps of a wave: ``new[i] = 2 u[i] - previous[i] + field[i] * sum_k ...``, as in `evolve`. Collective.
 
-    The scheme of second order in time for ``d2u/dt2 = c**2 laplace(u)``, with the kernel ``laplace:ORDER`` and
-    ``field = (c * dt / dx)**2``; stable if that is at most ``4 / s``, with ``s`` the sum of the kernel's magnitudes
-    (Courant, Friedrichs, Lewy, 1928). From rest, `previous` is ``evolve(u, kernel, 1, field=half)``, half the field.
+    With the kernel ``laplace:ORDER`` and ``field = (c * dt / dx)**2`` this is the second-order scheme in time for
+    ``d2u/dt2 = c**2 laplace(u)``. It is stable if the field is at most ``4 / s``, where ``s`` is the sum of the
+    kernel's magnitudes (Courant, Friedrichs, Lewy, 1928). To start from rest, let `previous` be ``evolve(u, kernel, 1,
+    field=half)`` with half the field.
 
     Parameters
     ----------
     u, previous : DistArray
-        The values now, and a step earlier: shape and decomposition alike. Not changed.
+        The values now and one step earlier, of the same shape and decomposition. Not changed.
     field : DistArray, optional
-        Real, of the decomposition of `u`. Default: 1 everywhere.
+        Real, with the decomposition of `u`. Default: 1 everywhere.
     kernel, steps, mode, cval, origin, dtype, threads, fuse, overlap, callback
         As in `evolve`.
 
     Returns
     -------
     (DistArray, DistArray)
-        The values after the last step, and a step earlier.
+        The values after the last step, and one step earlier; shape, decomposition and device of `u`.
 
     Raises
     ------
     ValueError, TypeError
-        On all ranks, with the same text.
+        As `evolve`; also if `previous` is distributed otherwise than `u`. On all ranks, with the same text.
+
+    Examples
+    --------
+    A pulse at rest between fixed ends splits into two.
+
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([0.0, 0, 0, 4, 0, 0, 0])
+    >>> previous = mpihpc.asarray([0.0, 0, 2, 0, 2, 0, 0])
+    >>> u, previous = mpihpc.stencil.leapfrog(u, previous, "laplace", 2, "constant")
+    >>> u.gather(root=None)
+    array([0., 2., 0., 0., 0., 2., 0.])
     """
-    taps, work, count = _read(u, kernel, steps, origin, dtype)
+    arrays = {"u": u, "previous": previous, "field": field}
+    taps, work, count = _read("leapfrog", arrays, kernel, steps, origin, dtype)
     with agree(u.topology.private):
         check_companion("previous", previous, u.decomposition, u.topology, u.device)
         require_cast(previous.dtype, work)
@@ -160,12 +188,16 @@ def leapfrog(
 
 
 def _read(
-    u: DistArray, kernel: ArrayLike | str, steps: int, origin: int | Sequence[int], dtype: DTypeLike | None
+    function: str,
+    arrays: dict[str, Any],
+    kernel: ArrayLike | str,
+    steps: int,
+    origin: int | Sequence[int],
+    dtype: DTypeLike | None,
 ) -> tuple[Taps, np.dtype, int]:
-    """The arguments that `evolve` and `leapfrog` share: taps, dtype to compute in, number of steps."""
-    if not isinstance(u, DistArray):
-        raise TypeError(f"stencils work on a DistArray, not on {type(u).__name__}: use mpihpc.asarray first")
-    with agree(u.topology.private):
+    """Check the arguments that `evolve` and `leapfrog` share; returns the taps, the dtype to compute in, the steps."""
+    with together(function, {name: x for name, x in arrays.items() if x is not None or name != "field"}):
+        u: DistArray = arrays["u"]
         count = index(steps)
         if count < 0:
             raise ValueError(f"steps {count} is negative: use 0 or more")

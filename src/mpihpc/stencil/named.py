@@ -16,7 +16,7 @@ _MAX_ORDER, _MAX_SIGMA, _MAX_SIZE = 100, 1000, 10_000
 
 
 def heat(ndim: int, alpha: float = 0.1) -> NDArray[Any]:
-    """One explicit Euler step of the heat equation, ``u + alpha * laplace(u)``; stable up to ``1 / (2 * ndim)``."""
+    """Explicit Euler step of the heat equation, ``u + alpha * laplace(u)``; stable for ``alpha <= 1 / (2 * ndim)``."""
     if not isfinite(alpha):
         raise ValueError(f"heat alpha {alpha} is not a finite number")
     return identity(ndim, 3) + alpha * laplace(ndim)
@@ -25,8 +25,8 @@ def heat(ndim: int, alpha: float = 0.1) -> NDArray[Any]:
 def laplace(ndim: int, order: int = 2) -> NDArray[Any]:
     """The Laplacian on a unit grid by central differences of an even order of accuracy.
 
-    The weights of the second derivative, from Fornberg, Mathematics of Computation 51 (1988) 699, in closed form:
-    ``2 (-1)**(k + 1) * m!**2 / (k**2 * (m - k)! * (m + k)!)`` at distance k, with ``m = order / 2``.
+    The weights of the second derivative are those of Fornberg, Mathematics of Computation 51 (1988) 699, in closed
+    form: ``2 (-1)**(k + 1) * m!**2 / (k**2 * (m - k)! * (m + k)!)`` at distance k, with ``m = order / 2``.
     """
     if not 2 <= order <= _MAX_ORDER or order % 2:
         raise ValueError(f"laplace order {order} is not an even number from 2 to {_MAX_ORDER}")
@@ -70,7 +70,7 @@ def sharpen(ndim: int) -> NDArray[Any]:
 
 
 def identity(ndim: int, size: int = 1) -> NDArray[Any]:
-    """One, in the middle of zeros."""
+    """A one in the middle of zeros."""
     kernel = np.zeros((size,) * ndim)
     kernel[(size // 2,) * ndim] = 1
     return kernel
@@ -91,6 +91,26 @@ NAMED: dict[str, tuple[Callable[..., NDArray[Any]], type | None, bool]] = {
 def named_kernel(text: str, ndim: int) -> NDArray[Any]:
     """The kernel for a name with an optional argument, on `ndim` axes.
 
+    Parameters
+    ----------
+    text : str
+        ``heat[:alpha]`` (default 0.1), ``laplace[:order]`` (2), ``mean:SIZE``, ``gaussian:SIGMA``, ``sobel[:axis]``
+        (-1), ``sharpen`` or ``identity``.
+    ndim : int
+        Number of axes.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, `ndim` axes.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, a missing argument, or one out of range.
+
+    Examples
+    --------
     >>> named_kernel("laplace", 2)
     array([[ 0.,  1.,  0.],
            [ 1., -4.,  1.],
@@ -115,5 +135,5 @@ def named_kernel(text: str, ndim: int) -> NDArray[Any]:
 
 
 def _outer(lines: list[NDArray[Any]]) -> NDArray[Any]:
-    """The product of one line per axis."""
+    """The outer product of one line of weights per axis."""
     return reduce(np.multiply.outer, lines)

@@ -1,4 +1,4 @@
-"""What of a block can advance while its halo travels, and what has to wait for it."""
+"""Which part of a block can be computed while its halo travels, and which part must wait for it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from mpihpc.core.decomposition import Box, Decomposition, Width
 
-_SLAB = 24 << 20  # bytes; smaller results are written through the caches, which takes longer
+_SLAB = 24 << 20  # bytes; smaller results are written through the caches, which is slower
 _MOST = 8
-_PLANES, _LINE = 4, 64  # planes that the kernels fill together; bytes
+_PLANES, _LINE = 4, 64  # planes that the kernels compute together; bytes of a cache line
 
 
 def early_and_late(
@@ -22,7 +22,7 @@ def early_and_late(
     twice: int,
     slabs: bool = True,
 ) -> tuple[list[Box], list[Box]]:
-    """The block of a rank in disjoint boxes: first those that read nothing that `Halo.finish` brings, then the others.
+    """The block of a rank in disjoint boxes: those that read no cell that `Halo.finish` fills, and the others.
 
     Parameters
     ----------
@@ -31,21 +31,21 @@ def early_and_late(
     width : tuple of (before, after) pairs
         The halo of all fused steps.
     twice : int
-        Planes that are computed twice where the block is cut along its first axis.
+        Planes that are computed twice where two boxes meet along the first axis.
     slabs : bool
         Whether `early` may be several boxes.
 
     Returns
     -------
     early, late : list of Box
-        Global indices. `early` is the middle, in slabs along the first axis; a block without a middle has none.
+        Global indices. `early` is the interior, in slabs along the first axis; it is empty for a block without one.
     """
     block, shape = decomposition.box(rank), decomposition.shape
     margin = [
         (-a if mode == "wrap" or lo > 0 else 0, -b if mode == "wrap" or hi < n else 0)
         for (a, b), lo, hi, n, mode in zip(width, *block, shape, modes, strict=True)
     ]
-    # The middle begins and ends where the kernels like it, if the block is not so small that little would be left.
+    # Align the interior to whole groups of planes and cache lines, unless too little of a small block would be left.
     for axis, grain in ((0, _PLANES), (-1, max(1, _LINE // itemsize))):
         if block.shape[axis] >= 16 * grain:
             margin[axis] = margin[axis][0] // grain * grain, margin[axis][1] // grain * grain
@@ -64,12 +64,12 @@ def early_and_late(
 
 
 def slab_count(shape: Sequence[int], itemsize: int, twice: int) -> int:
-    """In how many slabs a middle of this shape advances: few, if much is computed twice."""
+    """The number of slabs for an interior of this shape: few, if much would be computed twice."""
     return max(1, min(_MOST, math.prod(shape) * itemsize // _SLAB, shape[0] // max(_PLANES, 32 * twice)))
 
 
 def _between(box: Box, axis: int, lo: int, hi: int) -> Box:
-    """The part of a box that lies between two indices of an axis."""
+    """The part of a box between two indices of an axis."""
     start, stop = list(box.start), list(box.stop)
     start[axis], stop[axis] = lo, hi
     return Box(tuple(start), tuple(stop))

@@ -1,4 +1,4 @@
-"""The plans of stencils: of some steps after one exchange, and of many steps one after the other."""
+"""Plans for stencils: `Stencil` for the steps after one halo exchange, `Evolution` and `Leapfrog` for many of those."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import require_beside, require_distributed
 from mpihpc.core.decomposition import Box, Decomposition, grid_text, ranks_text
-from mpihpc.core.device import CPU, Device, thread_count
+from mpihpc.core.device import Device, thread_count
 from mpihpc.core.failure import agree
 from mpihpc.core.halo import Halo, boundary_modes, symmetric_width
 from mpihpc.core.topology import Topology
@@ -28,51 +29,66 @@ MOST_FUSED = 64
 
 
 class Stencil:
-    """The plan of some steps of a stencil after one exchange. Making it is collective.
+    """The plan for one halo exchange and the fused steps of a stencil that follow it. Making it is collective.
 
     Parameters
     ----------
     decomposition : Decomposition
-        How the arrays are cut; 1 to 4 axes.
+        How the arrays are distributed; 1 to 4 axes.
     taps : Taps
         What is read around each cell.
     dtype : numpy.dtype
-        float32, float64, complex64 or complex128; complex where the weights are.
+        float32, float64, complex64 or complex128; complex if the weights are.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
     mode, cval
-        What lies beyond the array: see `evolve`.
+        How the array continues beyond its edges: see `evolve`.
     threads : int, optional
-        Threads of this rank. Default: OMP_NUM_THREADS, else the cores it may call its own.
+        Threads of this rank. Default: OMP_NUM_THREADS, else the number of cores that this rank has to itself.
     fuse : int, optional
-        Steps after one exchange, in one pass over memory: 1 to 64. Default: as many as a model of this machine finds
-        best; it measures the machine once, and keeps what it finds in the user's cache folder.
+        Steps per exchange, made in one pass over memory: 1 to 64. Default: chosen by a model, which measures the
+        machine once and keeps the rates in the user's cache folder.
     field : DistArray, optional
-        What the sum is multiplied with before it is added to the old value: see `evolve`. It is copied.
+        Real. Each step adds ``field * (weighted sum)`` to the cell: see `evolve`. It is copied.
     levels : int
-        How many steps a new value depends on: 1, or 2 as in `leapfrog`.
+        The number of earlier steps that a new value depends on: 1, or 2 as in `leapfrog`.
     exact : bool
-        False: a kernel that is a product of lines may be applied line by line, one step after each exchange, if there
-        are neither a field nor two levels; and kernels on a GPU may fuse multiplications with additions.
+        False: a separable kernel may be applied one axis at a time, one step per exchange, if there is no field and
+        only one level; and kernels on a GPU may use fused multiply-add.
     overlap : bool, optional
-        Whether the middle of the block advances while the halo travels. Default: if the model finds it faster; not with
-        lines.
+        Whether the interior of the block is computed while the halo travels. Default: chosen by the model; off for
+        kernels that are applied one axis at a time.
     total : int, optional
-        How many steps there will be: no more are fused.
+        The total number of steps to come: no more are fused.
     device : str or Device
         Where the arrays are: see `DistArray`.
 
     Attributes
     ----------
     halo : Halo
-        The exchange. ``halo.width`` is the depth that padded arrays must have.
+        The exchange. Padded arrays must have a halo of ``halo.width``.
     threads : int
         Threads of this rank.
     lines : list of Taps
-        What is applied in place of the kernel, one line after the other; none if that is not worth while.
+        The one-dimensional kernels that are applied in place of the kernel; empty if that would not be faster.
     fusing : Fusing
-        ``fusing.steps``: the most steps after one exchange. ``fusing.overlap``: whether the middle advances meanwhile.
-        ``fusing.seconds``: what the model expects of one step.
+        ``fusing.steps``: the most steps per exchange. ``fusing.overlap``: whether the interior is computed while
+        messages travel. ``fusing.seconds``: the predicted time of one step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `evolve`. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([1.0, 2, 4, 8])
+    >>> plan = Stencil(u.decomposition, Taps.from_kernel([-1, 1], ndim=1), u.dtype, fuse=1)
+    >>> padded, out = padded_copy(u, u.dtype, plan.halo.width), mpihpc.zeros(u.shape)
+    >>> plan.apply(padded.padded, out.local)
+    >>> out.gather(root=None)
+    array([0., 1., 2., 4.])
     """
 
     def __init__(
@@ -125,11 +141,11 @@ class Stencil:
         step = Step(taps, dtype, field is not None, levels)
         if self.lines:
             self.fusing = Fusing(1, bool(overlap), None)
-        elif self.device is CPU:
+        elif (most := self.device.kernels.steps_at_once(taps.offsets)) is None:
             self.fusing = choose_fuse(decomposition, step, width, modes, topology, most_threads, fuse, overlap, total)
         else:
             # Launches return at once, so there is always something to overlap with.
-            steps = fuse or min(self.device.kernels.steps_at_once(taps.offsets), max(1, total or MOST_FUSED))
+            steps = fuse or min(most, max(1, total or MOST_FUSED))
             self.fusing = Fusing(steps, topology.size > 1 if overlap is None else overlap, None)
         steps = self.fusing.steps
         self.halo = Halo(
@@ -150,12 +166,12 @@ class Stencil:
         if self.fusing.overlap and box.size:
             twice = max(width[0]) * (steps - 1)
             where = decomposition, topology.rank, self.halo.width, modes, dtype.itemsize
-            # Slabs are for MPI to get on in between, and a GPU works meanwhile.
-            self._early, self._late = early_and_late(*where, twice, slabs=self.device is CPU)
+            # Slabs are for MPI to make progress in between; what is asynchronous computes meanwhile anyway.
+            self._early, self._late = early_and_late(*where, twice, slabs=not self.device.asynchronous)
         edges = [(-s, n - s) for n, s in zip(decomposition.shape, start, strict=True)]
         self._beyond: dict[str, Any] = {"edges": edges, "modes": modes, "cval": complex(cval), "threads": self.threads}
         self._taps = taps.offsets, taps.weights_for(dtype)
-        self._fast: dict[str, Any] = {} if exact or self.device is CPU else {"strict": False}
+        self._strict = exact
         self._passes = Passes(self.lines, self.halo.width, dtype, self.device, **self._beyond)
         self._field = None
         if field is not None:
@@ -172,20 +188,23 @@ class Stencil:
         previous: Any | None = None,
         kept: Any | None = None,
     ) -> None:
-        """Exchange the halo of `padded`, and write the block after some steps to `out`. Collective.
+        """Exchange the halo of `padded`, and write the block after `steps` steps to `out`. Collective.
+
+        Before: `padded` holds this rank's block; its halo may hold anything. After: `out` holds the new block, and the
+        halo of `padded` is overwritten.
 
         Parameters
         ----------
-        padded : numpy.ndarray
-            This rank's block with a halo of ``halo.width``; the halo is overwritten.
-        out : numpy.ndarray
+        padded : numpy.ndarray or cupy.ndarray
+            This rank's block with a halo of ``halo.width``, of the plan's dtype.
+        out : numpy.ndarray or cupy.ndarray
             Shape of the block; must not share memory with `padded`.
         steps : int
             1 to ``fusing.steps``.
-        previous : numpy.ndarray, optional
-            Like `padded`, with the values a step earlier, if the plan has two levels.
-        kept : numpy.ndarray, optional
-            Like `out`, for the values after ``steps - 1`` steps, if there is a `previous` and more than one step.
+        previous : numpy.ndarray or cupy.ndarray, optional
+            Like `padded`, with the values one step earlier, if the plan has two levels.
+        kept : numpy.ndarray or cupy.ndarray, optional
+            Like `out`: receives the values after ``steps - 1`` steps. Needed with a `previous` and more than one step.
         """
         with self.device.lane(urgent=True):
             self.halo.start(padded)
@@ -200,7 +219,7 @@ class Stencil:
                 self._advance(padded, out, steps, box, previous, kept)
 
     def check(self, u: DistArray) -> None:
-        """Refuse an array that is not cut, padded and typed as the plan wants it."""
+        """Refuse an array that does not have the plan's decomposition, dtype, halo and device."""
         wanted = self._decomposition, self.dtype, self.halo.width, self.device.label
         given = u.decomposition, u.dtype, u.halo, u.device.label
         if given != wanted:
@@ -215,21 +234,34 @@ class Stencil:
         previous: Any | None,
         kept: Any | None,
     ) -> None:
-        """Write a box of the block after some steps to its place in `out`, and that of one step less to `kept`."""
+        """Write a box of the block to its place in `out`, and its values one step before the last to `kept`."""
         here, place = box.slices(self._block.start), [(s.start, s.stop) for s in box.slices(self._start)]
         if self.lines:
             self._passes.advance(padded, out[here], place)
             return
         offsets, weights = self._taps
-        update: dict[str, Any] = {"field": self._field, "previous": previous, **self._fast}
+        update: dict[str, Any] = {"field": self._field, "previous": previous, "strict": self._strict}
         update["kept"] = None if kept is None else kept[here]
         self.device.kernels.advance(padded, out[here], offsets, weights, steps, place, **self._beyond, **update)
 
 
 class Evolution:
-    """The plan of many steps, one after the other. Making it is collective.
+    """The plan for many steps. Making it is collective.
 
-    Parameters are those of `Stencil` but `levels`. Holds one padded array of its own.
+    Parameters are those of `Stencil`, without `levels`. It holds one padded array of its own.
+
+    Attributes
+    ----------
+    stencil : Stencil
+        The plan for the steps after one exchange.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([0.0, 0, 8, 0, 0])
+    >>> plan = Evolution(u.decomposition, Taps.from_kernel([0.25, 0.5, 0.25], ndim=1), u.dtype)
+    >>> plan.run(padded_copy(u, u.dtype, plan.stencil.halo.width), 2).gather(root=None)
+    array([0.5, 2. , 3. , 2. , 0.5])
     """
 
     def __init__(self, decomposition: Decomposition, taps: Taps, dtype: DTypeLike, **options: Any) -> None:
@@ -242,7 +274,7 @@ class Evolution:
     def run(self, u: DistArray, steps: int, callback: Callable[[int], None] | None = None) -> DistArray:
         """Advance `u`. Collective.
 
-        Before: `u` has the plan's decomposition, dtype and halo. After: the result is returned, and `u` is
+        Before: `u` has the plan's decomposition, dtype and halo. After: the result is returned, and `u` has become
         workspace: do not use it again.
 
         Parameters
@@ -252,8 +284,18 @@ class Evolution:
         steps : int
             Number of steps.
         callback : callable, optional
-            Called on every rank after each pass over memory with the number of steps done. On a GPU, passes have begun
-            by then, and so may have some of the next ones.
+            Called on every rank after each pass over memory with the number of steps done. On a GPU these passes have
+            started, and may not have finished; later ones may have started too.
+
+        Returns
+        -------
+        DistArray
+            With the plan's decomposition, dtype and halo.
+
+        Raises
+        ------
+        ValueError
+            `u` is not as the plan wants it.
         """
         self.stencil.check(u)
         u, self._other = self._turns.run(self._advance, (u, self._other), steps, callback)
@@ -266,9 +308,24 @@ class Evolution:
 
 
 class Leapfrog:
-    """The plan of many steps from two levels, as `leapfrog` makes them. Making it is collective.
+    """The plan for many steps that depend on two earlier ones, as in `leapfrog`. Making it is collective.
 
-    Parameters are those of `Stencil` but `levels`. Holds one padded array of its own, or two if steps are fused.
+    Parameters are those of `Stencil`, without `levels`. It holds one padded array of its own, or two if steps are
+    fused.
+
+    Attributes
+    ----------
+    stencil : Stencil
+        The plan for the steps after one exchange.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u, previous = mpihpc.asarray([0.0, 0, 4, 0, 0]), mpihpc.asarray([0.0, 2, 0, 2, 0])
+    >>> plan = Leapfrog(u.decomposition, Taps.from_kernel([1, -2, 1], ndim=1), u.dtype, mode="constant")
+    >>> given = [padded_copy(a, a.dtype, plan.stencil.halo.width) for a in (u, previous)]
+    >>> plan.run(*given, steps=1)[0].gather(root=None)
+    array([0., 2., 0., 2., 0.])
     """
 
     def __init__(self, decomposition: Decomposition, taps: Taps, dtype: DTypeLike, **options: Any) -> None:
@@ -283,10 +340,10 @@ class Leapfrog:
     def run(
         self, u: DistArray, previous: DistArray, steps: int, callback: Callable[[int], None] | None = None
     ) -> tuple[DistArray, DistArray]:
-        """Advance `u` and `previous`, the values a step earlier. Collective.
+        """Advance `u` and `previous`, the values one step earlier. Collective.
 
-        Before: both have the plan's decomposition, dtype and halo. After: the new two are returned, and the old ones
-        are workspace: do not use them again.
+        Before: both have the plan's decomposition, dtype and halo. After: two arrays are returned, and the given ones
+        have become workspace: do not use them again. Parameters and errors are those of `Evolution.run`.
         """
         self.stencil.check(u)
         self.stencil.check(previous)
@@ -307,27 +364,37 @@ class Leapfrog:
 def check_companion(
     name: str, array: DistArray, decomposition: Decomposition, topology: Topology, device: Device
 ) -> None:
-    """Refuse an array that is not cut like the one it belongs to, or lies elsewhere."""
-    if not isinstance(array, DistArray):
-        raise TypeError(f"{name} must be a DistArray, not {type(array).__name__}: use mpihpc.asarray first")
-    if array.topology != topology:
-        raise ValueError(
-            f"{name} lies on another communicator than u ({array.topology.size} and {topology.size} ranks)"
-        )
+    """Refuse an array that is not distributed like the one it belongs to, or is elsewhere."""
+    require_distributed(array, name)
+    require_beside(array, name, topology, device, "u")
     if array.decomposition != decomposition:
         raise ValueError(f"{name} must have the decomposition of u: {array.decomposition} is not {decomposition}")
-    if array.device is not device:
-        raise ValueError(f"{name} is on {array.device.label}, u on {device.label}: use .to_device")
 
 
 def padded_copy(u: DistArray, dtype: np.dtype, width: Any) -> DistArray:
-    """The array in another dtype and with another halo, whose cells are not filled yet."""
-    new = DistArray(u.decomposition, dtype, comm=u.comm, halo=width, device=u.device)
+    """A copy of the array in another dtype and with another halo, which is not filled yet.
+
+    Parameters
+    ----------
+    u : DistArray
+        Not changed.
+    dtype : numpy.dtype
+        Of the copy.
+    width : tuple of (before, after) pairs
+        The halo of the copy.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> padded_copy(mpihpc.asarray([1, 2, 3]), np.dtype(float), ((1, 1),)).gather(root=None)
+    array([1., 2., 3.])
+    """
+    new = u.like(dtype=dtype, halo=width)
     new.local[...] = u.local
     return new
 
 
 def check_axes(ndim: int) -> None:
-    """Refuse arrays that the kernels do not know."""
+    """Refuse arrays with more axes than the kernels support."""
     if not 1 <= ndim <= 4:
         raise ValueError(f"stencils work on 1 to 4 axes, the input has {ndim}")

@@ -1,4 +1,4 @@
-"""What the machine can do, for the model that fuses steps: measured once, and kept in the user's cache folder."""
+"""The rates of the machine, for the model that fuses steps: measured once, and kept in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from mpihpc import _core
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition
 from mpihpc.core.halo import Halo
@@ -25,25 +24,25 @@ from mpihpc.core.topology import Topology
 from mpihpc.kernels import cpu
 from mpihpc.stencil.taps import Taps
 
-CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # steps at once
+CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16)  # fused steps
 SAMPLE = {1: (1 << 23,), 2: (2048, 4096), 3: (128, 256, 256), 4: (32, 16, 64, 256)}  # blocks of 8-byte cells
-_MOST_TAPS = 1 << 29  # cells times taps of a step of it
-_HOPELESS, _UNLIKELY = 1.8, 1.2  # times the least: at the first turn, and later
+_MOST_TAPS = 1 << 29  # cells times taps of one step on the sample
+_HOPELESS, _UNLIKELY = 1.8, 1.2  # times the least: in the first turn, and later
 _TURNS = 9
-_EDITION = 3  # of the kernels and their tiles: rates of another one are not to be used
+_EDITION = 3  # of the kernels and their tiles: rates measured for another edition do not apply
 
 
 class Rates(NamedTuple):
-    """What one rank can do while all others work too."""
+    """The rates of one rank while all others work too."""
 
-    seconds_per_cell: tuple[float, ...]  # of a step, by the number of steps at once
-    latency: float = 5e-6  # seconds for a message, packed and unpacked
-    seconds_per_byte: float = 2e-10  # more for each byte sent
-    exposed: float = 1.0  # the share of these that is left when there is work between start and finish
+    seconds_per_cell: tuple[float, ...]  # of one step, for each number of fused steps in CANDIDATES
+    latency: float = 5e-6  # seconds for a message, with packing and unpacking
+    seconds_per_byte: float = 2e-10  # in addition, for each byte sent
+    exposed: float = 1.0  # the fraction of message time that computing between start and finish does not hide
 
 
 class Step(NamedTuple):
-    """A step of a stencil: its taps and dtype, whether there is a field, how many steps a new value depends on."""
+    """A step of a stencil: taps, dtype, whether it has a field, how many earlier steps a new value depends on."""
 
     taps: Taps
     dtype: np.dtype
@@ -52,18 +51,18 @@ class Step(NamedTuple):
 
 
 def guessed(step: Step) -> Rates:
-    """Rates for blocks that are too small for measuring to be worth while."""
+    """Estimated rates, for blocks so small that measuring does not pay."""
     taps = len(step.taps.weights)
     return Rates(tuple(2e-10 + 3e-11 * taps + 4e-10 / k for k in CANDIDATES))
 
 
 def measured(topology: Topology, threads: int, step: Step) -> Rates:
-    """The rates of this machine for a stencil, with so many ranks and threads, from the user's cache if they are there.
+    """The rates of this machine for a stencil and this number of ranks and threads, from the user's cache if known.
 
     Collective.
     """
     comm = topology.private
-    # Rank 0's name counts: others may run on other machines, and all must measure the same.
+    # Rank 0's machine decides: other ranks may run on other machines, and all must measure the same things.
     machine = comm.bcast(job_name(comm.size, threads))
     measures: dict[str, Callable[[], list[float]]] = {
         f"{machine} exchanges": partial(_messages, topology),
@@ -71,7 +70,7 @@ def measured(topology: Topology, threads: int, step: Step) -> Rates:
     }
     known: dict[str, list[float]] = {}
     if comm.rank == 0:
-        # A cache that cannot be read is none; neither is one where the user has no home.
+        # A cache that cannot be read counts as empty; so does that of a user without a home.
         with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
             content = dict(json.loads(_cache().read_text()))
             known = {str(key): list(map(float, values)) for key, values in content.items()}
@@ -93,17 +92,17 @@ def measured(topology: Topology, threads: int, step: Step) -> Rates:
 
 
 def _cache() -> Path:
-    """Where the rates are kept."""
+    """The file that keeps the rates."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mpihpc", "rates.json")
 
 
 def job_name(ranks: int, threads: int) -> str:
-    """What rates are kept under: what tells machines and jobs apart."""
-    return f"{platform.node()} {_core.isa()} {ranks}x{threads} edition {_EDITION}"
+    """The key for the rates of a job: machine, instruction set, ranks and threads, edition of the kernels."""
+    return f"{platform.node()} {cpu.isa()} {ranks}x{threads} edition {_EDITION}"
 
 
 def name_of(step: Step) -> str:
-    """What its rates are kept under, behind the name of the job."""
+    """The key for the rates of a step, appended to the name of the job."""
     taps, dtype, field, levels = step
     extra = (" field" if field else "") + (" two levels" if levels > 1 else "")
     kinds = len(np.unique(taps.weights))
@@ -111,17 +110,17 @@ def name_of(step: Step) -> str:
 
 
 def sample(step: Step) -> tuple[int, ...]:
-    """The shape of the block that is measured: more than a cache holds, unless there are very many taps."""
+    """The shape of the block that is measured: larger than the caches, unless the stencil has very many taps."""
     first, *plane = SAMPLE[len(step.taps.width)]
     most = _MOST_TAPS // (math.prod(plane) * max(1, len(step.taps.weights)))
     return (max(8, min(first * 8 // step.dtype.itemsize, most)), *plane)
 
 
 def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
-    """Seconds per cell of a step, for each number of steps at once. Collective.
+    """Seconds per cell of a step, for each number of fused steps. Collective.
 
-    They take turns, so that what disturbs the machine for a moment disturbs all of them. The median counts: where
-    memory is busy now and then, few steps at once suffer most, and the least time would not show it.
+    The numbers of steps are measured in turns, so that a moment's disturbance affects all of them. The median counts:
+    if memory is busy now and then, unfused steps suffer most, and the shortest time would not show it.
     """
     private, shape = topology.private, sample(step)
     work = _block(step, shape, threads)
@@ -129,7 +128,7 @@ def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
 
     def measure(n: int) -> None:
         private.Barrier()
-        # Twice: after another number of steps the first time takes up to 10 % longer.
+        # Twice: right after another number of steps, the first run takes up to 10 % longer.
         seconds = private.allreduce(_least(partial(work, CANDIDATES[n]), 2), op=MPI.MAX)
         times[n].append(seconds / (CANDIDATES[n] * math.prod(shape)))
 
@@ -147,7 +146,7 @@ def _steps(topology: Topology, threads: int, step: Step) -> list[float]:
 
 
 def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], None]:
-    """Advances a block by some steps. It lies in memory as those of plans do."""
+    """A function that advances a block by some steps. The block has the memory order of those of plans."""
     taps, dtype, field, levels = step
     cut = Decomposition.balanced(shape, 1)
 
@@ -159,8 +158,8 @@ def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], 
     source, target = ones().padded, ones().local
     factor = ones(np.empty(0, dtype).real.dtype).padded if field else None
     previous, kept = (ones().padded, ones().local) if levels > 1 else (None, None)
-    # Weights that keep ones what they are, for other numbers may be slower; equal where the real ones are, for kernels
-    # make use of that.
+    # Weights that keep ones unchanged, because other numbers may be slower; equal where the real weights are equal,
+    # because kernels exploit that.
     kinds = 1 + np.unique(taps.weights, return_inverse=True)[1] / 1024
     total = 0 if field or levels > 1 else 1
     weights = (total * kinds / max(1, kinds.sum())).astype(taps.weights_for(dtype).dtype)
@@ -179,7 +178,7 @@ def _block(step: Step, shape: tuple[int, ...], threads: int) -> Callable[[int], 
 
 
 def _messages(topology: Topology) -> list[float]:
-    """Seconds per message and per byte of an exchange, and the share that work does not hide. Collective."""
+    """Seconds per message and per byte of an exchange, and the fraction that computing does not hide. Collective."""
     if topology.size == 1:
         return [Rates._field_defaults[name] for name in ("latency", "seconds_per_byte", "exposed")]
     seconds = []
@@ -188,7 +187,7 @@ def _messages(topology: Topology) -> list[float]:
         halo = Halo(cut, topology, ((1, 0), (0, 0)), np.dtype(np.uint8), "wrap")
         block = np.zeros((2, nbytes), np.uint8)
         topology.private.Barrier()
-        seconds.append(_least(partial(halo.exchange, block), 30))  # it gets faster when it is seen to go on
+        seconds.append(_least(partial(halo.exchange, block), 30))  # exchanges that repeat get faster
     exchange = seconds[1]
     work = partial(_block(Step(Taps.from_kernel(np.ones((3, 3)), 2), np.dtype(float)), (64, 1024), 1), 4)
     times = max(1, min(100, math.ceil(exchange / _least(work, 5) / 4)))
@@ -207,14 +206,14 @@ def _messages(topology: Topology) -> list[float]:
     topology.private.Barrier()
     alone, together = _least(partial(compute, int), 10), _least(overlapped, 10)
     exposed = min(max(0.0, 1 - (exchange + alone - together) / min(exchange, alone)), 1.0)
-    # The mean of the ranks: of many, one has always been disturbed.
+    # The mean over the ranks: among many, one is always disturbed.
     exposed = topology.private.allreduce(exposed) / topology.size
     latency, last = (topology.private.allreduce(value, op=MPI.MAX) for value in seconds)
     return [latency, max(0.0, last - latency) / nbytes, exposed]
 
 
 def _least(work: Callable[[], object], times: int) -> float:
-    """The shortest time of several."""
+    """The shortest of several runs, in seconds."""
     least = math.inf
     for _ in range(times):
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Kernels that are a product of lines, one per axis: passes along the axes have far fewer taps, and round otherwise."""
+"""Separable kernels: one pass per axis has far fewer taps than the kernel, and other rounding errors."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ from mpihpc.stencil.taps import Taps
 Ranges = Sequence[tuple[int, int]]
 
 _SLAB = 4 << 20  # bytes
-_PASS = 16  # what a pass costs more than its taps, in taps (measured: 7 x 7 in double precision is where it evens out)
+_PASS = 16  # overhead of a pass, in taps (measured: for 7 x 7 in double precision both ways take as long)
 
 
 def lines_worth_it(taps: Taps) -> list[Taps]:
-    """The lines of `separate`, if applying them takes less time than the kernel itself."""
+    """The lines of `separate`, if applying them is faster than applying the kernel itself; else none."""
     lines = separate(taps)
     return lines if len(taps.weights) > sum(len(line.weights) + _PASS for line in lines) else []
 
 
 def separate(taps: Taps) -> list[Taps]:
-    """The lines whose product is the kernel to rounding, each along one axis; none where there are no such lines.
+    """The one-dimensional kernels whose outer product is the kernel, to rounding; none if it is not separable.
 
-    An axis on which all taps lie on the cell itself needs no line.
+    An axis along which all taps are at the cell itself needs no line.
+
+    Examples
+    --------
+    >>> lines = separate(Taps.from_kernel([[1, 2, 1], [2, 4, 2], [1, 2, 1]], ndim=2))
+    >>> [line.weights.tolist() for line in lines]
+    [[1.0, 2.0, 1.0], [1.0, 2.0, 1.0]]
+    >>> separate(Taps.from_kernel([[0, 1, 0], [1, -4, 1], [0, 1, 0]], ndim=2))
+    []
     """
     if not len(taps.weights):
         return []
@@ -38,7 +46,8 @@ def separate(taps: Taps) -> list[Taps]:
         return []
     dense = np.zeros(shape, taps.weights.dtype)
     dense[index] = taps.weights
-    # A matrix of rank 1 is the product of the row and the column through its largest entry; so with more axes.
+    # A matrix of rank 1 is the outer product of the row and the column through its largest entry; likewise with more
+    # axes.
     peak = tuple(map(int, np.unravel_index(np.abs(dense).argmax(), shape)))
     largest = dense[peak]
     crosses = [tuple(slice(None) if e == d else i for e, i in enumerate(peak)) for d in range(dense.ndim)]
@@ -47,7 +56,7 @@ def separate(taps: Taps) -> list[Taps]:
     if not error <= 4 * dense.ndim * np.finfo(float).eps * abs(largest):
         return []
     axes = [d for d, place in enumerate(places) if place.any()]
-    # Each line gets its share of the factor, as a power of two, which rounds nothing; the first gets the rest.
+    # Each line gets its share of the factor as a power of two, which causes no rounding; the first one gets the rest.
     share = 2.0 ** round(math.log2(abs(largest)) / max(len(axes), 1))
     found = []
     for i, d in enumerate(axes):
@@ -58,7 +67,7 @@ def separate(taps: Taps) -> list[Taps]:
 
 
 class Passes:
-    """A pass along each axis, from a padded block to a box of it, slab by slab: between passes a slab stays in a cache.
+    """One pass per axis, from a padded block to a box of it, slab by slab: between passes a slab stays in a cache.
 
     Parameters
     ----------
@@ -71,7 +80,7 @@ class Passes:
     device : Device
         Where they are.
     edges, modes, cval, threads
-        As `mpihpc.kernels.cpu.advance` takes them.
+        As for `mpihpc.kernels.cpu.advance`.
     """
 
     def __init__(
@@ -91,7 +100,7 @@ class Passes:
         self._lines = []
         for line in lines:
             self._lines.append((line.offsets, line.weights_for(dtype), cval))
-            cval *= complex(line.weights.sum())  # beyond an edge, the passes so far have made this of it
+            cval *= complex(line.weights.sum())  # the value beyond an edge after the passes so far
 
     def advance(self, src: Any, dst: Any, box: Ranges) -> None:
         """Write the cells of `box`, in the coordinates of the padded block `src`, to `dst`."""
@@ -106,7 +115,7 @@ class Passes:
     def _slab(self, src: Any, dst: Any, box: Ranges) -> None:
         origin = [0] * len(box)
         for i, (offsets, weights, cval) in enumerate(self._lines):
-            # This pass fills what the next ones read: cells of the array, and room for what they find beyond it.
+            # This pass computes what the next ones read: cells of the array, with room for those beyond its edges.
             later = self._axes[i + 1 :]
             fill, corner, room = [], [], []
             for d, ((lo, hi), (a, b), (begin, stop), mode) in enumerate(

@@ -1,4 +1,4 @@
-"""Passes over arrays that take turns. On a GPU, those that take less time than their start are recorded."""
+"""Passes over arrays that swap roles. On a GPU, passes shorter than their launch are recorded and replayed."""
 
 from __future__ import annotations
 
@@ -7,39 +7,38 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpihpc.array import DistArray
-from mpihpc.core.device import CPU
 
 if TYPE_CHECKING:
     from mpihpc.stencil.plans import Stencil
 
 Arrays = tuple[DistArray, ...]
 Advance = Callable[[Arrays, int], Arrays]
-"""Makes a pass of so many steps over some arrays, and returns them in their new places."""
+"""Makes a pass of a given number of steps over some arrays, and returns them in their new roles."""
 
-_SHORT = 1 << 26  # bytes of a block; a pass over a larger one takes longer than its start
-_AT_ONCE = 8  # passes, at least, of a recording
-_OFTEN = 4 * _AT_ONCE  # passes for which it is worth while to record some
+_SHORT = 1 << 26  # bytes of a block; a pass over a larger one takes longer than its launch
+_AT_ONCE = 8  # the fewest passes in a recording
+_OFTEN = 4 * _AT_ONCE  # the fewest passes for which recording pays
 _KEPT = 4  # recordings
 
 
 class Stepper:
-    """Makes the passes of a plan over arrays that change places in each.
+    """Makes the passes of a plan over arrays that swap roles after each pass.
 
     Parameters
     ----------
     stencil : Stencil
-        The plan of a pass.
+        The plan for one pass.
     """
 
     def __init__(self, stencil: Stencil) -> None:
         self._stencil = stencil
-        # By where the arrays lie (the plan has checked all else): how many passes, and what makes them again.
+        # By the addresses of the arrays (the plan has checked the rest): the number of passes, and what repeats them.
         self._recorded: dict[object, tuple[int, Callable[[], None]]] = {}
 
     def run(
         self, advance: Advance, arrays: Arrays, steps: int, callback: Callable[[int], None] | None = None
     ) -> Arrays:
-        """Make so many steps, and return the arrays in their new places. Collective."""
+        """Make `steps` steps, and return the arrays in their new roles. Collective."""
         done, most = 0, self._stencil.fusing.steps
         while done < steps:
             count = min(most, steps - done)
@@ -53,12 +52,12 @@ class Stepper:
         return arrays
 
     def _some_at_once(self, advance: Advance, arrays: Arrays, left: int) -> int:
-        """Make some of the passes that are left, after which all arrays are in their places; returns how many.
+        """Make several passes at once, after which all arrays have their old roles; returns the number of passes.
 
-        0: none were made, because they send messages, there is too much to do in one, or too few are left.
+        0: none were made, because passes send messages, are too long to be recorded, or too few are left.
         """
         plan, device = self._stencil, self._stencil.device
-        if device is CPU or not plan.halo.silent or not 0 < arrays[0].local.nbytes <= _SHORT:
+        if not device.asynchronous or not plan.halo.silent or not 0 < arrays[0].local.nbytes <= _SHORT:
             return 0
         where = tuple((device.address(array.padded), array.padded.strides) for array in arrays)
         if where in self._recorded:

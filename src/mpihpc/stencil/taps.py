@@ -1,4 +1,4 @@
-"""Taps: what a stencil reads around a cell, and with which weights."""
+"""Taps: the cells that a stencil reads around a cell, and their weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpihpc.core.decomposition import Width, axes_text
+from mpihpc.core.dtypes import numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,14 @@ class Taps:
         int64, shape (taps, axes).
     weights : numpy.ndarray
         float64 or complex128, shape (taps,).
+
+    Examples
+    --------
+    >>> taps = Taps.from_kernel([[0, 1, 0], [1, -4, 1], [0, 1, 0]], ndim=2)
+    >>> taps.weights
+    array([ 1.,  1., -4.,  1.,  1.])
+    >>> taps.width, taps.star
+    (((1, 1), (1, 1)), True)
     """
 
     offsets: NDArray[np.int64]
@@ -35,22 +44,25 @@ class Taps:
         Parameters
         ----------
         kernel : array_like
-            Weights, at most `ndim` axes. Fewer are taken as the last axes, as NumPy broadcasts.
+            Weights, with at most `ndim` axes. Fewer are taken as the last axes, as NumPy broadcasts.
         ndim : int
-            Axes of the array it works on.
+            Number of axes of the arrays that it is applied to.
         origin : int or sequence of int
-            As in `scipy.ndimage.correlate`: the kernel's cell ``shape // 2 + origin`` lies on the output cell.
+            As in `scipy.ndimage.correlate`: the kernel's cell ``shape // 2 + origin`` is on the output cell.
 
         Raises
         ------
         ValueError
             Too many axes, no weights, NaN or infinite weights, or an origin outside the kernel.
         TypeError
-            The kernel holds no numbers.
+            The kernel does not hold numbers.
+
+        Examples
+        --------
+        >>> Taps.from_kernel([1, 0, -1], ndim=1).offsets.ravel()
+        array([-1,  1])
         """
-        dense = np.asarray(kernel)
-        if dense.dtype.kind not in "biufc":
-            raise TypeError(f"a kernel holds numbers, not dtype {dense.dtype}")
+        dense = numbers(kernel, "the kernel")
         if dense.ndim > ndim:
             raise ValueError(f"the kernel has {axes_text(dense.ndim)}, the input has {ndim}")
         dense = dense.reshape((1,) * (ndim - dense.ndim) + dense.shape)
@@ -71,7 +83,7 @@ class Taps:
 
     @property
     def width(self) -> Width:
-        """Cells needed before and after a block on each axis."""
+        """The cells needed before and after a block on each axis: the halo of one step."""
         if not len(self.weights):
             return ((0, 0),) * self.offsets.shape[1]
         low, high = self.offsets.min(0), self.offsets.max(0)
@@ -79,11 +91,11 @@ class Taps:
 
     @property
     def star(self) -> bool:
-        """Whether every tap lies on an axis, so that the corners of a halo are not read."""
+        """Whether every tap is on an axis, so that the corners of a halo are not read."""
         return bool((np.count_nonzero(self.offsets, axis=1) <= 1).all())
 
     def weights_for(self, dtype: np.dtype) -> NDArray[Any]:
-        """The weights as the kernels want them for data of a dtype: as precise, and real if they are."""
+        """The weights in the precision of data of a dtype, real if they are real: as the kernels take them."""
         return self.weights.astype(dtype if self.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype)
 
 
@@ -95,7 +107,12 @@ def working_dtype(dtype: np.dtype, taps: Taps) -> np.dtype:
     Raises
     ------
     TypeError
-        There is none that holds `dtype`.
+        None of them can hold `dtype`.
+
+    Examples
+    --------
+    >>> working_dtype(np.dtype(np.int16), Taps.from_kernel([1, 2, 1], ndim=1))
+    dtype('float64')
     """
     if dtype.kind in "biu":
         found = np.dtype(np.float64)

@@ -1,4 +1,4 @@
-"""The program: ``python -m mpihpc.view out.h5 --output out.png``. One process, no MPI needed."""
+"""The program: ``mpihpc view out.h5 --output out.png``. One process, which needs no MPI."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-import mpihpc
 from mpihpc import io
+from mpihpc._version import __version__
 from mpihpc.core.decomposition import Box
-from mpihpc.core.failure import agree, nearest
+from mpihpc.core.failure import nearest
 from mpihpc.programs.config import Parser
-from mpihpc.programs.frame import execute, progress
+from mpihpc.programs.frame import execute_serial, progress
 from mpihpc.view import PIXELS, Drawing, check_picture, limits_of, replacing
 
 EXAMPLES = """
@@ -142,16 +142,22 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("file", metavar="FILE", help=".h5, .npy or .npz, and .partial of a run that was ended")
+    add("file", metavar="FILE", help=".h5, .npy or .npz, or the .partial file of a run that was interrupted")
     add("dataset", metavar="DATASET", nargs="?", help="default: the only one; FILE:DATASET works too")
     add("--output", metavar="FILE.png|.gif", help="the picture, or the animation of all snapshots")
     add("--frame", type=int, metavar="K", help="which snapshot a .png shows, from 0 (default: the last)")
     add("--every", type=int, metavar="K", help="every K-th snapshot in a .gif (default: all)")
     add("--fps", type=float, metavar="N", help="frames per second of a .gif (default: 10)")
     add("--cmap", metavar="NAME", help="a matplotlib colour map (default: viridis)")
-    add("--range", type=float, nargs=2, metavar=("MIN", "MAX"), help="of the values (default: that of what is shown)")
+    add(
+        "--range",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="limits of the values (default: those shown)",
+    )
     add("--quiet", action="store_true", help="errors only")
-    add("--version", action="version", version=f"mpihpc {mpihpc.__version__}")
+    add("--version", action="version", version=f"mpihpc {__version__}")
     given = vars(parser.parse_args(argv))
     if "output" not in given:
         raise ValueError("nothing to write: add --output FILE.png or FILE.gif")
@@ -166,13 +172,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
     return Config(**given)
 
 
-def run(comm: MPI.Intracomm, config: Config) -> Result:
-    """Draw. Collective, on one rank.
+def run(config: Config) -> Result:
+    """Draw, in this process alone.
 
     Parameters
     ----------
-    comm : mpi4py.MPI.Intracomm
-        One rank.
     config : Config
         What to draw.
 
@@ -183,17 +187,12 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     Raises
     ------
     ValueError, TypeError, OSError
-        One line; no picture was written, and an old one is as it was.
+        No picture was written, and an old one is as it was.
     """
-    with agree(comm):
-        if comm.size > 1:
-            raise ValueError(
-                f"mpihpc.view is a program for 1 process, the job has {comm.size}: start it without mpirun"
-            )
-        _check(config)
-        with Source(config.file, config.dataset) as source:
-            frames = _frames(config, source)
-            result = _draw(config, source, frames)
+    _check(config)
+    with Source(config.file, config.dataset) as source:
+        frames = _frames(config, source)
+        result = _draw(config, source, frames)
     if not config.quiet:
         several = f"{len(frames)} frames" if len(frames) > 1 else "1 frame"
         steps = f", steps {result.steps[0]:g} to {result.steps[-1]:g}" if len(result.steps) > 1 else ""
@@ -203,7 +202,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
-    return execute("mpihpc.view", parse_args, run, argv)
+    return execute_serial("mpihpc.view", parse_args, run, argv)
 
 
 def _check(config: Config) -> None:

@@ -21,6 +21,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import require_beside, require_distributed
 from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU
 from mpihpc.core.dtypes import is_bfloat16
@@ -162,8 +163,8 @@ class ZarrWriter:
         private = self.topology.private
         made: tuple[str, tuple[int, ...], int | None] | None = None
         with agree(private, root=0):
-            if array.topology is not self.topology:
-                raise ValueError("the array lies on another communicator than the file: open it with comm=array.comm")
+            require_distributed(array, "the array")
+            require_beside(array, "the array", self.topology, like="the file")
             if self.topology.rank == 0:
                 made = self._make(dataset.strip("/"), array, metadata or Metadata(), attrs or {}, compress, chunks)
         folder, chunk, level = private.bcast(made, root=0)

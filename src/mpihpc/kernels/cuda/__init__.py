@@ -1,11 +1,11 @@
-"""The kernels on a GPU: CUDA C++ made for one stencil and compiled when it is first used. Calls need CuPy.
+"""The kernels on a GPU: CUDA C++ generated for one stencil and compiled when it is first used. Calls need CuPy.
 
-The same functions as in `mpihpc.kernels.cpu`, on CuPy arrays of one device. They start work on CuPy's current stream
-and do not wait for it. What a call goes through:
+These are the functions of `mpihpc.kernels.cpu`, for CuPy arrays of one device. They start work on CuPy's current stream
+and do not wait for it. The steps of a call:
 
-1. `plan.advance` looks at the arguments and makes a `source.Kernel`: all that the compiler is to know, that is dtype,
-   taps, weights, boundary modes, steps, tile (the last two by `choice.choose`).
-2. `source.source` writes its text: constants, and ``sum``, which adds the taps in their order. For five points in
+1. `plan.advance` checks the arguments and makes a `source.Kernel`: everything that the compiler needs to know, which is
+   dtype, taps, weights, boundary modes, steps, tile (the last two chosen by `choice.choose`).
+2. `source.source` writes the source: constants, and ``sum``, which adds the taps in their order. For five points in
    float64 it is::
 
        template <class At> __device__ __forceinline__ Value sum(const At &at) {
@@ -15,18 +15,18 @@ and do not wait for it. What a call goes through:
            ...
 
    in front of two files that are the same for all stencils: `common.cuh`, and `streaming.cuh` for one step or
-   `fused.cuh` for several. Both begin with how they work.
-3. `plan.advance` counts blocks and fills in a `GEOMETRY`: all that changes from call to call. The kernel gets it by
-   value. More steps than one kernel fuses are several launches.
-4. CuPy compiles the text (NVRTC; kept in memory and in the user's folder) and starts the kernel.
+   `fused.cuh` for several. Their first lines explain how they work.
+3. `plan.advance` counts blocks and fills in a `GEOMETRY`, which holds everything that changes from call to call and is
+   passed by value. If there are more steps than one kernel fuses, there are several launches.
+4. CuPy compiles the source (by NVRTC; cached in memory and in the user's folder) and launches the kernel.
 
-Steps 1 to 3 are pure functions and run on any `plan.Machine`: the tests have one that compiles the same text for the
+Steps 1 to 3 are pure functions and run on any `plan.Machine`: the tests have one that compiles the same source for the
 CPU and takes NumPy arrays.
 
-Multiplications and additions are not fused (``--fmad=false``), so results have the bits of the other rooms. The fast
-mode, ``strict=False``, lets the compiler fuse them. With T taps its sums differ from the strict ones by at most
-``2 T eps sum|w| max|x|`` (eps: half the distance from 1 to the next number; in the first order of eps), because each of
-the two lies within half of that of the exact sum.
+Multiplications and additions are not fused (``--fmad=false``), so results have the same bits as on CPUs. The fast mode,
+``strict=False``, lets the compiler fuse them. With T taps its sums differ from the strict ones by at most
+``2 T eps sum|w| max|x|`` (to first order in eps, which is half the distance from 1 to the next number), because each of
+the two is within half of that of the exact sum.
 """
 
 from __future__ import annotations
@@ -79,26 +79,26 @@ def advance(
     kept: Any = None,
     strict: bool = True,
 ) -> None:
-    """Apply a stencil `steps` times to a box of a padded block, in as few passes over memory as are worth while.
+    """Apply a stencil `steps` times to a box of a padded block, fusing as many steps per pass as is fastest.
 
     Parameters
     ----------
     src, dst, offsets, weights, steps, box, edges, modes, cval, field, previous, kept
-        As in `mpihpc.kernels.cpu.advance`, the arrays CuPy's, on one device. `src` is not changed.
+        As in `mpihpc.kernels.cpu.advance`, but CuPy arrays on one device. `src` is not changed.
     threads : int
         Ignored: the same signature as the other kernels.
     tile : sequence of int, optional
-        Cells of a thread block's tile on each axis (along the first: of its march), 0: chosen here. What does not fit
-        the device is chosen here too. The result is the same for all.
+        Cells of a thread block's tile on each axis (along the first: of its march); 0, or a tile that does not fit the
+        device: chosen automatically. The result is the same for all.
     strict : bool
-        Whether the result must have the bits of the other rooms. Without, it has the bound in the module's docstring.
+        Whether the result must have the same bits as on CPUs. If not, the bound in the module's docstring holds.
 
     Raises
     ------
     TypeError, ValueError
         Input that breaks the contract, with the two numbers that do not fit; `dst` is then untouched.
     ImportError
-        There is no CuPy.
+        CuPy is not installed.
     """
     with _device_of(src=src, dst=dst, field=field, previous=previous, kept=kept) as device:
         plan.advance(
@@ -119,13 +119,13 @@ def advance(
         )
 
 
-def steps_at_once(offsets: ArrayLike) -> int:
-    """How many steps of these taps are worth while in one pass over memory."""
+def steps_at_once(offsets: ArrayLike) -> int | None:
+    """The number of steps of these taps that is fastest in one pass over memory."""
     return choice.steps_at_once(np.asarray(offsets, np.int64))
 
 
 class Boxes:
-    """The boxes that an exchange takes out of an array, or puts into it, in one kernel for all.
+    """Packs the boxes of an exchange from an array into a buffer, or unpacks them, by one kernel for all boxes.
 
     Parameters are those of `mpihpc.kernels.cpu.Boxes`; arrays have 1 to 4 axes, and items of 1, 2, 4, 8 or 16 bytes.
     """
@@ -139,7 +139,7 @@ class Boxes:
         self._checked: dict[Any, np.ndarray] = {}  # strides of arrays like those that were seen to fit
 
     def pack(self, array: Any, buffer: Any) -> None:
-        """Copy the boxes of `array` into `buffer`, a row of at least so many bytes."""
+        """Copy the boxes of `array` into `buffer`, which has at least as many bytes."""
         self._move("pack", buffer, array)
 
     def unpack(self, buffer: Any, array: Any) -> None:
@@ -153,14 +153,14 @@ class Boxes:
             self._launch(device, verb, *pointers, len(self._boxes), strides)
 
     def copy(self, source: Any, others: Boxes, target: Any) -> None:
-        """Copy the boxes of `source` to those of `target`, which are `others`: as many, of the same shapes."""
+        """Copy the boxes of `source` to `others`, as many boxes of the same shapes, in `target`."""
         with _device_of(source=source, target=target) as device:
             strides, there = self._strides(source), others._strides(target)
             tables = self._table.data.ptr, others._table.data.ptr
             self._launch(device, "copy", source.data.ptr, target.data.ptr, *tables, len(self._boxes), strides, there)
 
     def _strides(self, array: Any, buffer: Any = None) -> np.ndarray:
-        """`plan.check_boxes`, once for all arrays that are alike."""
+        """`plan.check_boxes`, once for all arrays of the same shape, strides and dtype."""
         alike = plan.Layout.of(array), plan.Layout.of(buffer)
         if alike not in self._checked:
             self._checked[alike] = plan.check_boxes(self._boxes, self._dtype, array, buffer)
@@ -174,7 +174,7 @@ class Boxes:
 
 @cache
 def _cupy() -> Any:
-    """CuPy, which nothing but a call of this room may import."""
+    """CuPy, which is imported by the first call, and not before."""
     try:
         import cupy
     except ImportError as error:
@@ -203,7 +203,7 @@ def _machine(device: int, strict: bool) -> _Gpu:
 
 
 class _Gpu:
-    """One device as a `plan.Machine`. It is CuPy's current one when its methods are called."""
+    """A device as a `plan.Machine`. It must be CuPy's current device when methods are called."""
 
     def __init__(self, device: int, strict: bool) -> None:
         attributes = _cupy().cuda.Device(device).attributes
@@ -225,13 +225,13 @@ class _Gpu:
             function = self._compiled[kernel] = module.get_function("advance")
             if kernel.shared > _STATIC_SHARED:
                 function.max_dynamic_shared_size_bytes = kernel.shared
-        # Addresses of cells that do not exist may be negative.
+        # Addresses of cells outside the arrays may be negative.
         pointers = [np.uint64(address % (1 << 64)) for address in addresses]
         function((blocks,), (kernel.threads,), (*pointers, geometry), shared_mem=kernel.shared)
 
 
 @cache
 def _mover(device: int, itemsize: int, verb: str) -> tuple[Any, int]:
-    """What packs, unpacks or copies, and the processors of the device."""
+    """The kernel that packs, unpacks or copies, and the number of processors of the device."""
     module = _cupy().RawModule(code=boxes_source(itemsize), options=("--std=c++17",))
     return module.get_function(verb), _machine(device, True).processors

@@ -1,4 +1,4 @@
-"""From the arguments of `advance` to launches: which kernels, how many blocks, which numbers. No CuPy, no GPU."""
+"""From the arguments of `advance` to launches: kernels, numbers of blocks, geometries. No CuPy, no GPU."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ Pairs = Sequence[tuple[int, int]]
 
 
 class Machine(Protocol):
-    """What runs the kernels: a GPU through CuPy, or a program that stands in for one."""
+    """What runs the kernels: a GPU through CuPy, or an emulation of one."""
 
-    shared: int  # bytes of shared memory that a block may have
-    processors: int  # that run blocks side by side
+    shared: int  # the most bytes of shared memory of a block
+    processors: int  # that run blocks concurrently
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """A new array, rows one behind the other."""
+        """A new contiguous array, in C order."""
 
     def address(self, array: Any) -> int:
-        """Where the first cell of an array lies."""
+        """The address of the first cell of an array."""
 
     def launch(self, kernel: Kernel, blocks: int, addresses: Sequence[int], geometry: np.ndarray) -> None:
-        """Start a kernel with src, dst, field, previous and kept, each the address of the cell at the origin."""
+        """Launch a kernel with src, dst, field, previous and kept, each the address of the cell at the origin."""
 
 
 class Layout(NamedTuple):
-    """An array, but for where it lies."""
+    """Everything about an array but its address."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -63,7 +63,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def contiguous(cls, shape: tuple[int, ...], dtype: np.dtype) -> Layout:
-        """Rows one behind the other."""
+        """A contiguous array, in C order."""
         strides = [dtype.itemsize * math.prod(shape[d + 1 :]) for d in range(len(shape))]
         return cls(shape, tuple(strides), dtype)
 
@@ -76,7 +76,7 @@ class Placed(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """One launch, but for where its arrays lie.
+    """Everything about a launch but the addresses of its arrays.
 
     Parameters
     ----------
@@ -123,10 +123,10 @@ def advance(
 ) -> None:
     """`mpihpc.kernels.cpu.advance` on a machine: as many launches as the steps need. `src` is not changed.
 
-    Between launches the values lie in new arrays, as large as the steps that are left need them.
+    Between launches the values are in new arrays, as large as the remaining steps need.
     """
     numbers, arrays = np.asarray(weights), (src, dst, field, previous, kept)
-    # All but the addresses is the same from step to step, and planned once. Bytes tell -0.0 from 0.0.
+    # Everything but the addresses is the same from step to step, and planned once. Bytes distinguish -0.0 from 0.0.
     launches = _launches(
         machine.shared,
         machine.processors,
@@ -277,7 +277,7 @@ def check(
     previous: Layout | None,
     kept: Layout | None,
 ) -> None:
-    """Refuse what a kernel would fall over, in the words of the other rooms."""
+    """Refuse input that a kernel cannot handle, with the same messages as the other backends."""
     code = _code(src.dtype)
     if code not in SIZES:
         raise TypeError(f"src is {src.dtype}, it must be float32, float64, complex64 or complex128")

@@ -146,7 +146,7 @@ class Kernel:
 
 
 def source(kernel: Kernel, name: str = "advance") -> str:
-    """CUDA C++ of one kernel. Needs C++17, no headers, and ``--fmad=false`` for the bits of the other rooms."""
+    """CUDA C++ of one kernel. It needs C++17, no headers, and ``--fmad=false`` for the same bits as on CPUs."""
     columns = kernel.columns
     constants = {"THREADS": kernel.threads, "BESIDE": kernel.beside, "COLUMNS": len(columns)}
     flags = {"HAS_FIELD": kernel.field, "HAS_PREVIOUS": kernel.previous}

@@ -1,7 +1,7 @@
-"""Sums without rounding on a GPU: `mpihpc.array.exact_sums` calls these as it calls `mpihpc._core`.
+"""Exact sums on a GPU: `mpihpc.array.exact_sums` calls these as it calls those of `mpihpc.kernels.cpu`.
 
-Numbers stay on the GPU: some of each column come to the host, and a few words for each where that is not enough.
-`sums.cuh` explains the method. Like `plan`, all but `_Cupy` runs on any `Machine`.
+The data stay on the GPU: a few numbers per column are copied to the host, and a few words per column where those are
+not enough. `sums.cuh` explains the method. As in `plan`, everything but `_Cupy` runs on any `Machine`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mpihpc import _core
-from mpihpc.core.device import copied
+from mpihpc.core.tally import copied
+from mpihpc.kernels import cpu
 from mpihpc.kernels.cuda.source import BOX_THREADS, SUM_TERMS, sums_source
 
 COLUMNS = np.dtype(
@@ -25,15 +25,15 @@ COLUMNS = np.dtype(
 """`Columns` of sums.cuh."""
 
 _THREADS = 1 << 17  # that keep a GPU busy
-_FEW_ROWS = 16  # of a thread at least, where several share a column: what they find must be fewer
-_MANY_ROWS = 1 << 20  # of a thread at most: so many numbers of 2**1000 do not overflow
-_SECTOR = 32  # bytes that memory hands over at once, if not more
-_RANGE = 1 << 16  # columns that get words at a time
-_PIECE = 1 << 20  # columns that are summed at a time: a thread each, and three numbers that come to the host
+_FEW_ROWS = 16  # the fewest rows of a thread, if several share a column: their results must be fewer than the rows
+_MANY_ROWS = 1 << 20  # the most rows of a thread: this many numbers of 2**1000 do not overflow
+_SECTOR = 32  # the fewest bytes of a memory transaction
+_RANGE = 1 << 16  # columns whose long integers exist at a time
+_PIECE = 1 << 20  # columns that are summed at a time: one thread each, and three numbers copied to the host
 
 
 class Machine(Protocol):
-    """What runs the kernel: a GPU through CuPy, or a program that stands in for one."""
+    """What runs the kernel: a GPU through CuPy, or an emulation of one."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """A new array."""
@@ -48,7 +48,7 @@ class Machine(Protocol):
         """The array in host memory."""
 
     def add_up(self, arrays: Sequence[Any], geometry: NDArray[Any], blocks: int) -> None:
-        """Start the kernel with x, y, parts, lost and words; None for one that is not there."""
+        """Launch the kernel with x, y, parts, lost and words; None for an array that is not used."""
 
 
 def sum_add(x: Any, state: NDArray[np.int64]) -> None:
@@ -64,7 +64,7 @@ def sum_add_products(x: Any, y: Any, state: NDArray[np.int64]) -> None:
 
 
 def sum_columns(x: Any, lead: int, out: NDArray[np.float64], odd: bool = False, y: Any = None) -> int:
-    """`mpihpc._core.sum_columns` of CuPy arrays with up to 2**30 rows; `out` is in host memory."""
+    """`mpihpc.kernels.cpu.sum_columns` of CuPy arrays with up to 2**30 rows; `out` is in host memory."""
     with x.device as device:
         return add_columns(_machine(device.id), x, lead, out, odd, y)
 
@@ -77,10 +77,10 @@ def add(machine: Machine, x: Any, y: Any, state: NDArray[np.int64]) -> None:
     parts, lost = columns.parts(0, 1)
     if lost:
         (words,) = columns.words(0, 1)
-        _core.sum_add(np.empty(0), words)  # adds nothing, but carries: states must be carried before they are added
+        cpu.sum_add(np.empty(0), words)  # adds nothing, but carries: states must be carried before they are added
         state += words
     else:
-        _core.sum_add(parts, state)
+        cpu.sum_add(parts, state)
 
 
 def add_columns(machine: Machine, x: Any, lead: int, out: NDArray[np.float64], odd: bool = False, y: Any = None) -> int:
@@ -95,11 +95,11 @@ def add_columns(machine: Machine, x: Any, lead: int, out: NDArray[np.float64], o
         for begin in lost:
             parts[:, begin - first : begin - first + _RANGE] = 0  # nonsense, which could need more terms
         here = np.empty((len(out), count))
-        most = max(most, _core.sum_columns(parts, 1, here, odd))
+        most = max(most, cpu.sum_columns(parts, 1, here, odd))
         for begin in lost:
             words = columns.words(begin, min(_RANGE, first + count - begin))
             some = np.empty((len(out), len(words)))
-            most = max(most, _core.sum_states(words, some, odd))
+            most = max(most, cpu.sum_states(words, some, odd))
             here[:, begin - first : begin - first + len(words)] = some
         out[:, first : first + count] = here
     return most
@@ -115,7 +115,7 @@ class _Columns:
         self.count = math.prod(x.shape[lead:])
 
     def parts(self, first: int, count: int) -> tuple[NDArray[np.float64], list[int]]:
-        """Rows of numbers that add up to some columns, and where the ranges begin of which that is not so."""
+        """Rows of numbers that add up to some columns, and the first columns of ranges for which they do not."""
         machine = self._machine
         lost = machine.zeros((-(-count // _RANGE),), np.dtype(np.int32))
         x, y, lead, begin = self._x, self._y, self._lead, first
@@ -132,7 +132,7 @@ class _Columns:
     def words(self, first: int, count: int) -> NDArray[np.int64]:
         """The states of some columns; no limb has been carried."""
         geometry = _geometry(self._x, self._y, self._lead, first, count)
-        words = self._machine.zeros((count, _core.SUM_WORDS), np.dtype(np.int64))
+        words = self._machine.zeros((count, cpu.SUM_WORDS), np.dtype(np.int64))
         blocks = -(-int(geometry["ways"][0]) * count // BOX_THREADS)
         self._machine.add_up((self._x, self._y, None, None, words), geometry, blocks)
         return self._machine.to_host(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ import mpihpc
 from mpihpc import io
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
-from mpihpc.core.device import CPU, Device, blas_threads, check_device, product_threads
+from mpihpc.core.device import Device, blas_threads, check_device, product_threads
 from mpihpc.core.dtypes import number_dtype, require_cast, require_storable
 from mpihpc.core.failure import VerificationError, agree, nearest
 from mpihpc.core.topology import Topology
@@ -31,8 +32,10 @@ from mpihpc.programs.matmul.options import DTYPES, Config
 class Result:
     """What was done; the fields are those of the ``--json`` line. Words are elements of the matrices.
 
-    ``words_optimum`` is what the busiest rank of the best grid receives; ``words_relayout_max`` counts what came beyond
-    that because the operands were not cut as the product wants them; ``slices`` of k are for the sake of memory.
+    ``words_optimum`` is the least that the busiest rank of any grid of as many ranks as `grid` has receives, with even
+    blocks or those of this run (reproducible ones are uneven): ranks without a block neither receive nor own anything.
+    ``words_relayout_max`` counts what came beyond because the operands were not cut as the product wants them;
+    ``slices`` of k are for the sake of memory.
     """
 
     shape: tuple[int, int, int]  # m, k, n
@@ -113,7 +116,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
 
     phase("multiply")
     options = {name: getattr(config, name) for name in ("grid", "memory", "reproducible", "blocks", "threads")}
-    if problem.device is not CPU:
+    if not problem.device.host:
         matmul(a, b, out=c, **options)  # what a GPU loads at the first call is not the product's time
         problem.device.wait()
     counts = Counts()
@@ -158,10 +161,10 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         seconds_io=comm.allreduce(seconds_io, op=MPI.MAX),
         gflops=operations / seconds / 1e9,
         words_received_per_rank_max=words,
-        words_optimum=ProductPlan(plan.m, plan.n, plan.k, comm.size).words,
+        words_optimum=optimum(plan),
         words_relayout_max=relayout,
         workspace_bytes_max=workspace,
-        transport="MPI from host memory" if problem.device is CPU else problem.device.label,
+        transport="MPI from host memory" if problem.device.host else problem.device.label,
         checksum=f"{c.checksum():016x}",
         numpy_seconds=numpy_seconds,
         numpy_threads=numpy_threads,
@@ -228,6 +231,11 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         plan = plan_product(m, n, k, dtype, comm.size, blocks=config.blocks, **options)
     cut = layouts(m, n, k, dtype=dtype, comm=comm, blocks=config.blocks, **options)
     return Problem(tuple(readers), plan, cut, dtype, device, threads)
+
+
+def optimum(plan: ProductPlan) -> int:
+    """The fewest words that the busiest rank of any grid of as many ranks receives, as `Result` has it."""
+    return min(plan.words, ProductPlan(plan.m, plan.n, plan.k, math.prod(plan.grid)).words)
 
 
 def verify(a: NDArray[np.number], b: NDArray[np.number], c: NDArray[np.number]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mpihpc
+from mpihpc._version import __version__
 from mpihpc.programs.config import option, parse_config
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
@@ -60,7 +60,7 @@ class Config:
     output: str | None = option(None, "the product (default dataset: data)", metavar="FILE.h5[:DATASET]")
     timeout: float | None = option(
         None,
-        "end the job, and say where each rank was, when none gets on for so long (default: MPIHPC_TIMEOUT)",
+        "abort if no rank makes progress for SECONDS, and report where each rank is (default: MPIHPC_TIMEOUT)",
         type=float,
         metavar="SECONDS",
     )
@@ -78,5 +78,5 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         prog="mpihpc.matmul",
         description="Multiply two matrices that are spread over MPI ranks.",
         epilog=EXAMPLES,
-        version=f"mpihpc {mpihpc.__version__}",
+        version=f"mpihpc {__version__}",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mpihpc
+from mpihpc._version import __version__
 from mpihpc.core.halo import MODES
 from mpihpc.programs.config import option, parse_config
 
@@ -87,11 +87,11 @@ class Config:
     )
     timeout: float | None = option(
         None,
-        "end the job, and say where each rank was, when none gets on for so long (default: MPIHPC_TIMEOUT)",
+        "abort if no rank makes progress for SECONDS, and report where each rank is (default: MPIHPC_TIMEOUT)",
         type=float,
         metavar="SECONDS",
     )
-    verify: bool = option(False, "compute it again with SciPy on rank 0; exit 1 on a difference")
+    verify: bool = option(False, "compute it again with NumPy on rank 0; exit 1 on a difference")
     json: bool = option(False, "one line of JSON at the end")
     quiet: bool = option(False, "errors only (and the JSON line)")
 
@@ -104,5 +104,5 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         prog="mpihpc.stencil",
         description="Apply a stencil many times to an array that is spread over MPI ranks.",
         epilog=EXAMPLES,
-        version=f"mpihpc {mpihpc.__version__}",
+        version=f"mpihpc {__version__}",
     )

@@ -1,0 +1,17 @@
+"""``u[...]`` of distributed arrays: refused for now, with what to use instead."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+
+class Indexing:
+    """What indexing does to a `DistArray`."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise TypeError("a distributed array has no cells by index: use .local for this rank's block, or .gather()")
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise TypeError("a distributed array has no cells by index: write into .local, this rank's block")
