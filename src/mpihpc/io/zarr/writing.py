@@ -24,7 +24,7 @@ from mpihpc.array import DistArray
 from mpihpc.array.operands import require_beside, require_distributed
 from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU
-from mpihpc.core.dtypes import is_bfloat16
+from mpihpc.core.dtypes import is_bfloat16, number_dtype
 from mpihpc.core.failure import agree
 from mpihpc.core.staging import SLAB_BYTES
 from mpihpc.core.topology import Topology
@@ -175,7 +175,7 @@ class ZarrWriter:
                 try:
                     write_chunks(folder, chunk, level, block)
                 except OSError as error:
-                    raise OSError(error.errno, f"writing failed: {error.strerror}", self.file) from error
+                    raise OSError(error.errno, f"writing failed: {error.strerror or error}", self.file) from error
 
     def series(self, dataset: str, like: DistArray, **_: Any) -> Series:
         """Refused: snapshots go to HDF5 files. Collective."""
@@ -248,6 +248,10 @@ class ZarrWriter:
         named = []
         for axis, n, default in zip(axes or [Axis() for _ in shape], shape, defaults, strict=True):
             axis = replace(axis, name=axis.name or default)
+            if axis.values is not None:
+                number_dtype(axis.values.dtype)  # or a TypeError
+                if axis.values.shape != (n,):
+                    raise ValueError(f"axis {axis.name!r} has {n} cells and coordinates of shape {axis.values.shape}")
             shared = axis.name != own
             for store in (self.partial, self._target):
                 sizes = {
