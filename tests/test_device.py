@@ -272,9 +272,9 @@ def test_products(device, dtype):
         assert found.device is device
         same(found, wanted)
     x = mpihpc.asarray(a, device=device)
-    with pytest.raises(ValueError, match=r"b lies on cpu, a on (fake|gpu) .*: use \.to_device"):
+    with pytest.raises(ValueError, match=r"matmul: b is on cpu, a on (fake|gpu) .*: use \.to_device"):
         _ = x @ mpihpc.asarray(b)
-    with pytest.raises(ValueError, match=r"operands lie on .*: use \.to_device to bring them together"):
+    with pytest.raises(ValueError, match=r"operand 1 is on .*: use \.to_device"):
         _ = x + mpihpc.asarray(a)
 
 

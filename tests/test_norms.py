@@ -79,5 +79,5 @@ def test_vecdot_is_numpys(comm):
 def test_norms_that_there_are_not(comm, shape, arguments, words):
     with pytest.raises(ValueError, match=words.replace("(", "\\(")):
         norm(mpihpc.ones(shape, comm=comm), *arguments)
-    with pytest.raises(TypeError, match=r"numpy\.linalg\.norm"):
+    with pytest.raises(TypeError, match="norm: x must be a DistArray, not ndarray"):
         norm(np.ones(3))

@@ -141,7 +141,7 @@ private:
             length[d] = largest.hi[d] + p.after[d] - origin[d];
         }
         const int64_t line = LINE / int64_t(sizeof(T));
-        // An odd number of cache lines: rows that lie a power of two apart would share the same few places in a cache.
+        // An odd number of cache lines: rows a power of two apart would compete for the same few sets of a cache.
         row_stride = ((length[3] + 2 * line - 1) / line | 1) * line;
         plane_b = length[2] * row_stride;
         plane = length[1] * plane_b;
@@ -160,7 +160,7 @@ private:
         rings = spare + JAM * row_stride;
     }
 
-    // The plane z of a level, which may lie beyond the edges.
+    // The plane z of a level, which may be beyond the edges.
     Plane<T> plane_of(int level, int64_t z) const {
         if (z < p.edge_lo[0] || z >= p.edge_hi[0]) {
             if (p.mode[0] == Mode::constant) return {constant - origin[3], 0, 0};
@@ -235,10 +235,10 @@ private:
         }
     }
 
-    // Where a row of a level may lie for a while. Like those of the rings, relative to cache lines.
+    // Where a row of a level can be kept for a while. Like those of the rings, relative to cache lines.
     T *spare_row(int level, int number) const { return spare + number * row_stride + regions[level].lo[3] - origin[3]; }
 
-    // For the first row b of the plane z, whose sums lie in the spare row of this number.
+    // For the first row b of the plane z, whose sums are in the spare row of this number.
     Update<T> update_of(int level, int64_t z, int64_t b, int number) const {
         const int64_t c = regions[level].lo[2], x = regions[level].lo[3];
         Update<T> update{};
@@ -327,7 +327,7 @@ private:
         }
     }
 
-    // What lies beyond the edges on the axes of a plane, for the next level to read.
+    // The cells beyond the edges on the axes of a plane, for the next level to read.
     void fill_frame(int level, int64_t z) {
         const Region &region = regions[level], &next = regions[level + 1];
         const Plane<T> at = plane_of(level, z);

@@ -19,7 +19,7 @@ enum class Mode { open, constant, nearest, reflect, mirror };  // open: cells be
 template <class T>
 struct Problem {
     T *src;  // changed beyond the edges only
-    T *dst;  // where the cell at the origin would lie
+    T *dst;  // where the cell at the origin would be
     std::int64_t src_stride[MAX_AXES], dst_stride[MAX_AXES];
     std::int64_t lo[MAX_AXES], hi[MAX_AXES];            // the box to fill in dst
     std::int64_t edge_lo[MAX_AXES], edge_hi[MAX_AXES];  // where the array ends, on axes that are not open
@@ -32,10 +32,11 @@ struct Problem {
     std::int64_t before[MAX_AXES], after[MAX_AXES];  // how far taps reach; alike on mirrored axes
     int steps;
     // What becomes of the sum of the taps. Without field and previous it is the new value; with a field, which has one
-    // scalar a value, field times the sum is added to the old one; with previous, to 2 old - previous. Both lie like src.
+    // scalar a value, field times the sum is added to the old one; with previous, to 2 old - previous. Both have the
+    // memory order of src.
     const T *field, *previous;
     std::int64_t field_stride[MAX_AXES], previous_stride[MAX_AXES];
-    T *kept;  // gets the values one step before the last, where steps > 1 and previous is given; lies like dst
+    T *kept;  // gets the values one step before the last, where steps > 1 and previous is given; memory order of dst
     std::int64_t kept_stride[MAX_AXES];
     std::int64_t tile[MAX_AXES];  // 0: chosen here
     int threads;

@@ -107,7 +107,7 @@ inline std::pair<std::uintptr_t, std::uintptr_t> bytes_of(const Buffer &buffer) 
     return {lo, hi};
 }
 
-// How many bytes lie between the ends of both; 0: they have no memory in common.
+// The number of bytes that both ranges of addresses share; 0: they have no memory in common.
 inline int64_t shared_bytes(const Buffer &a, const Buffer &b) {
     if (a.empty() || b.empty()) return 0;
     const auto [alo, ahi] = bytes_of(a);

@@ -18,7 +18,7 @@ constexpr int64_t PIECE = 64;  // bytes that are copied together
 
 using Axes = std::vector<std::pair<int64_t, int64_t>>;  // a box: first and end on each axis
 
-// Where cells lie: a first one, and bytes from one to the next on each axis.
+// Addresses of cells: the first one, and the bytes from one to the next on each axis.
 struct Lattice {
     char *first;
     const int64_t *stride;

@@ -85,7 +85,7 @@ void multiply(Multiply kernel, const Buffer &a, const Buffer &b, const Buffer &c
     if (failed) throw std::bad_alloc();
 }
 
-// Whether they are doubles that lie whole steps apart.
+// Whether they are doubles whose strides are whole numbers of doubles.
 bool regular(const Buffer &buffer) {
     return buffer.format() == "d" && reinterpret_cast<std::uintptr_t>(buffer.data()) % 8 == 0 &&
            buffer.stride(0) % 8 == 0 && buffer.stride(1) % 8 == 0;

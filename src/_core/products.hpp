@@ -5,7 +5,7 @@
 
 namespace mpihpc {
 
-// Where numbers lie: from the first one, how many to the next row and to the next column.
+// Addresses of numbers: the first one, and the distance to the next row and to the next column.
 template <class T>
 struct Matrix {
     T *first;
@@ -25,7 +25,7 @@ constexpr std::int64_t workspace(std::int64_t n) {
     return (n < WIDE ? n + 16 : WIDE) * DEPTH + TALL * (DEPTH + SPARE);
 }
 
-// c = a b, or c += a b. c is m x n, its columns lie side by side; a is m x k. work: workspace(n) numbers, aligned to 64
+// c = a b, or c += a b. c is m x n, its rows are contiguous; a is m x k. work: workspace(n) numbers, aligned to 64
 // bytes. The bits of a cell depend on its row of a, its column of b, and nothing else.
 using Multiply = void (*)(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<const double> a, Matrix<const double> b,
                           Matrix<double> c, bool add, double *work);

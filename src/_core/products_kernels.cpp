@@ -95,7 +95,7 @@ void copy_rows(int64_t m, int64_t depth, Matrix<const double> a, double *to) {
         for (int64_t p = 0; p < depth; ++p) to[i * STEP + p] = 0;
 }
 
-// The same where the numbers of a column lie side by side.
+// The same for numbers that are contiguous along a column.
 void copy_across(int64_t m, int64_t depth, Matrix<const double> a, double *to) {
     const int64_t whole = m / ROWS * ROWS;
     for (int64_t p = 0; p < depth; ++p) {

@@ -80,7 +80,7 @@ MPIHPC_INLINE void settle(V (&acc)[S::ROWS][BLOCK], const T *&w) {
             if (ZZ - j > -S::Z) asm volatile("" : MPIHPC_KEEP(acc[j][b]));
 }
 
-// Vectors as they lie at `at` + DX, from those at `at` and beside it: by shifts between registers, for a load that is
+// The vectors at `at` + DX, from those at `at` and beside it: by shifts between registers, for a load that is
 // not aligned to its 64 bytes takes two.
 #if defined(__x86_64__) && defined(__AVX512F__)
 template <int DX, class V>
@@ -149,7 +149,7 @@ MPIHPC_INLINE void add_rows(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T
 }
 
 // The same for a box, from plane ZZ on. Planes that all rows of the result read are taken together: they differ only in
-// where their weights lie, which is in the order of the source's rows.
+// where their weights are, in the order of the source's rows.
 template <class S, class T, class V, int ZZ, int BLOCK>
 MPIHPC_INLINE void add_planes(V (&acc)[S::ROWS][BLOCK], const T *const *x, const T *w, int64_t i) {
     constexpr int ALIKE = S::Z > 1 && ZZ == S::ROWS - 1 - S::Z ? 2 * S::Z - S::ROWS + 2 : 1;

@@ -17,7 +17,7 @@ namespace mpihpc {
 using namespace nb::literals;
 namespace {
 
-// Where an axis of an array lies among the four of a problem: the slowest one first, rows and columns last.
+// The position of an axis of an array among the four of a problem: the slowest one first, rows and columns last.
 int axis_of(int d, int ndim) { return d == ndim - 1 ? 3 : d == 0 ? 0 : d == ndim - 2 ? 2 : 1; }
 
 // Taps as they come from Python.
@@ -155,7 +155,7 @@ void advance_as(Problem<T> &p, const Pairs &edges, const std::vector<int> &modes
     advance(p);
 }
 
-// The arrays that belong to an update: they lie like src, or like dst.
+// The arrays that belong to an update: their memory order is that of src, or of dst.
 class Companions {
 public:
     Companions(const Buffer &src, const Buffer &dst, nb::handle field_, nb::handle previous_, nb::handle kept_, int64_t steps) {
@@ -196,7 +196,7 @@ private:
         check_contiguous(*buffer, format.back() == 'f' ? 4 : 8);
     }
 
-    // Strides in scalars, and where the cell at the origin would lie, if the first one is `at`.
+    // Strides in scalars, and the address that the cell at the origin would have, if the first one is `at`.
     template <class T>
     static T *lay(const std::unique_ptr<Buffer> &buffer, int64_t *stride, const int64_t *at, int parts) {
         if (!buffer) return nullptr;

@@ -49,7 +49,7 @@ struct SumPart {
     std::int64_t even, odd;
 };
 
-// Some rows of such numbers, so many bytes apart.
+// Several rows of such numbers, a given number of bytes apart.
 struct Panel {
     const void *x, *y;
     bool single;
@@ -129,7 +129,7 @@ void add_complex(Exact &real, Exact &imag, const Cells &x, const Cells *y, bool 
 // add up to it exactly, the first one the sum rounded (or the largest double), the others filled up with zeros. Returns
 // how many terms there would have to be. `odd`: how a single term is rounded.
 std::int64_t sum_columns(const Cells &x, const Cells *y, int lead, double *out, std::int64_t terms, bool odd);
-// The same for sums that are there: so many arrays of words.
+// The same for existing sums: arrays of words.
 std::int64_t sum_states(const std::int64_t *words, std::int64_t states, double *out, std::int64_t terms, bool odd);
 
 }  // namespace mpihpc

@@ -63,7 +63,7 @@ struct Axes {
         return n;
     }
 
-    // Where the cell with this index in C order lies.
+    // The address of the cell with this index in C order.
     static int64_t offset(const std::vector<int64_t> &shape, const std::vector<int64_t> &stride, int64_t index) {
         int64_t bytes = 0;
         for (std::size_t d = shape.size(); --d > 0;) {
@@ -169,7 +169,7 @@ private:
         finish(c0, here);
     }
 
-    // Columns that lie otherwise: in tiles, side by side.
+    // Other columns: in tiles, side by side.
     void gathered(int64_t c0, int64_t here) {
         begin();
         tile_.resize(std::size_t(TILE_ROWS * TILE_COLUMNS));
@@ -186,7 +186,7 @@ private:
                     if (products_) number *= double(at<T>(y_.data + y_along[r] + y_across[c]));
                     tile_[std::size_t(r * TILE_COLUMNS + c)] = number;
                 };
-                if (by_column) {  // as many rows at a time as lie in a cache line
+                if (by_column) {  // as many rows at a time as share a cache line
                     for (int64_t r = 0; r < high; r += 8)
                         for (int64_t c = 0; c < here; ++c)
                             for (int64_t k = r; k < std::min(r + 8, high); ++k) put(k, c);

@@ -60,7 +60,7 @@ public:
 private:
     const SumKernels &use_;
     const int least_;
-    int levels_, left_ = 0, stay_ = 1;  // so many blocks to go before fewer levels are tried
+    int levels_, left_ = 0, stay_ = 1;  // blocks to go before fewer levels are tried
     bool tried_ = false;                 // fewer levels than the block before
     int64_t field_ = -1;  // what was enough
 };

@@ -1,4 +1,4 @@
-// The watchdog: threads that see that no rank of the job gets on, tell where each one is, and end the job.
+// The watchdog: threads that notice when no rank of the job makes progress, report where each one is, and end the job.
 //
 // They never take the GIL, for a rank may be stuck while it holds it, and they use no MPI, for a rank may be stuck in
 // there. What they know of each other:
@@ -160,7 +160,7 @@ uint64_t birth(int pid) {
     return at && std::sscanf(at, " %llu", &value) == 1 ? value : 0;
 }
 
-// Writes as much as the reader takes within the time. Pieces of PIPE_BUF never block once poll says that there is room.
+// Writes as much as the reader takes within the time. Pieces of PIPE_BUF never block once poll reports space.
 void say(const string &text, int64_t deadline) {
     for (std::size_t at = 0; at < text.size();) {
         pollfd out{STDERR_FILENO, POLLOUT, 0};
@@ -411,7 +411,7 @@ private:
                     std::memcpy(&record, page.data() + NODE_STRIDE * std::size_t(n), sizeof record);
                     if (n == options.node || record.beat != record.beat_again) continue;
                     Known &node = known[std::size_t(n)];
-                    // A record counts once it was seen to change: who knows when the first one was written.
+                    // A record counts once it was seen to change: the first one may have been written at any time.
                     if (node.beat && node.beat != record.beat) {
                         last = std::max(last, t - record.age);
                         int64_t never = 0;
@@ -587,7 +587,7 @@ private:
         return record;
     }
 
-    // Who is missing, who is behind, and where the others wait. Ranks that are alike share a line.
+    // The ranks that are missing or behind, and where the others wait. Ranks in the same place share a line.
     string report() const {
         std::vector<const RankRecord *> silent, here;
         std::vector<int> gone, unheard;

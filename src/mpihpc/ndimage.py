@@ -13,7 +13,7 @@ from mpihpc.array.operands import is_distributed, together
 from mpihpc.core.decomposition import axes_text
 from mpihpc.core.dtypes import number_dtype, numbers, require_cast
 from mpihpc.stencil import Stencil, Taps, padded_copy
-from mpihpc.stencil.taps import working_dtype
+from mpihpc.stencil.taps import check_origins, working_dtype
 
 __all__ = ["convolve", "correlate"]
 
@@ -108,6 +108,7 @@ def _filter(
     with together("convolve" if convolution else "correlate", {"input": input}, {"output": output}):
         kernel, origins, modes = _expand(numbers(weights, "the kernel"), origin, mode, axes, input.ndim)
         if convolution:
+            check_origins(origins, kernel.shape)  # as they are given; they name the same cells when mirrored
             kernel = kernel[(slice(None, None, -1),) * kernel.ndim]
             origins = [-o - (n % 2 == 0) for o, n in zip(origins, kernel.shape, strict=True)]
         else:

@@ -202,7 +202,7 @@ def advance(
 
 
 def steps_at_once(offsets: ArrayLike) -> int | None:
-    """None: how many steps are worth while in one pass depends on the machine (`mpihpc.stencil.fusing` measures it)."""
+    """None: the fastest number of steps per pass depends on the machine; `mpihpc.stencil.fusing` measures it."""
     return None
 
 

@@ -131,7 +131,7 @@ def multiply(
     device : Device
         Where the operands are.
     operands : pair of Matrix
-        In any layout and dtype. Those of a plan with `memory` or `blocks` must lie as it says.
+        Distributed in any way, of any dtype. For a plan with `memory` or `blocks` they must be distributed as it says.
     c : numpy.ndarray or cupy.ndarray
         This rank's strip of the product, as ``plan.own(2)`` cuts it; overwritten.
     dtype, work : numpy.dtype
@@ -281,12 +281,12 @@ def _multiply_blocks(
     depth += [slice(0, 0)] * (plan.blocks // plan.grid[K] - len(depth))  # fewer cells than blocks
     if device.multiplies(target.dtype):
         side = _SIDE * math.isqrt(threads)
-        if plan.memory is not None:  # so many of its products are there at a time
+        if plan.memory is not None:  # this many of its products exist at a time
             held = plan.blocks.bit_length() + 1
             side = max(64, min(side, math.isqrt(plan.memory // (held * target.dtype.itemsize))))
         pieces = [[slice(i, min(i + side, n)) for i in range(0, n, side)] for n in target.shape]
         product = own
-    else:  # the bits of BLAS depend on how large a matrix is, how its rows lie, and the number of threads
+    else:  # the bits of BLAS depend on the size and the strides of a matrix, and on the number of threads
         pieces = [atoms(axis, box.start[axis], box.stop[axis]) for axis in (0, 1)]
         product = by_blas
     for i, j in itertools.product(*pieces):
@@ -295,7 +295,7 @@ def _multiply_blocks(
 
 def _add_up(parts: Iterable[Any], out: Any) -> None:
     """The sum of some arrays, in pairs, pairs of pairs, and so on. The arrays are workspace."""
-    sums: list[tuple[int, Any]] = []  # of so many arrays, a power of two, each fewer than the one before
+    sums: list[tuple[int, Any]] = []  # number of arrays in each sum: powers of two, decreasing
     for part in parts:
         while len(sums) > 1 and sums[-2][0] == sums[-1][0]:
             count, last = sums.pop()

@@ -74,9 +74,7 @@ class Taps:
         origins = [origin] * ndim if isinstance(origin, int | np.integer) else [index(o) for o in origin]
         if len(origins) != ndim:
             raise ValueError(f"{len(origins)} origins for {axes_text(ndim)}: give 1, or one per axis")
-        for o, n in zip(origins, dense.shape, strict=True):
-            if not -(n // 2) <= o <= (n - 1) // 2:
-                raise ValueError(f"origin {o} is outside a kernel of length {n}: use {-(n // 2)} to {(n - 1) // 2}")
+        check_origins(origins, dense.shape)
         centre = np.array([n // 2 + o for o, n in zip(origins, dense.shape, strict=True)], np.int64)
         kind = np.complex128 if dense.dtype.kind == "c" else np.float64
         return cls(np.argwhere(dense) - centre, dense[dense != 0].astype(kind))
@@ -97,6 +95,19 @@ class Taps:
     def weights_for(self, dtype: np.dtype) -> NDArray[Any]:
         """The weights in the precision of data of a dtype, real if they are real: as the kernels take them."""
         return self.weights.astype(dtype if self.weights.dtype.kind == "c" else np.empty(0, dtype).real.dtype)
+
+
+def check_origins(origins: Sequence[int], shape: Sequence[int]) -> None:
+    """Refuse origins outside a kernel.
+
+    Raises
+    ------
+    ValueError
+        One is, with the range that it must be in.
+    """
+    for o, n in zip(origins, shape, strict=True):
+        if not -(n // 2) <= o <= (n - 1) // 2:
+            raise ValueError(f"origin {o} is outside a kernel of length {n}: use {-(n // 2)} to {(n - 1) // 2}")
 
 
 def working_dtype(dtype: np.dtype, taps: Taps) -> np.dtype:

@@ -8,7 +8,7 @@ struct Strides {
     long long of[4];
 };
 
-// Where in an array the cell `inside` a box lies.
+// The place in an array of the cell `inside` a box.
 __device__ __forceinline__ long long place(const long long *box, const long long (&inside)[4], const Strides &strides) {
     long long at = 0;
     for (int d = 0; d < 4; ++d) at += (box[1 + d] + inside[d]) * strides.of[d];

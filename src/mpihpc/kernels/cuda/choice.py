@@ -1,4 +1,4 @@
-"""Which kernel: how many steps at once, tiles of which size, and how many planes a block of threads marches over."""
+"""The choice of a kernel: the number of fused steps, the tile, and the planes that a thread block marches over."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOST_CELLS = 2048  # of a fused tile's frame
 _MOST_TAPS = 64  # of a fused kernel, or it takes long to compile
 _FEW = 4  # steps that are enough to hide how slow memory is
 _USEFUL = 0.4  # of the cells of a fused tile's frame, those that are result: at least
-# The most steps worth while, by number of axes, for taps that reach 1, 2, ... cells (further: as the last).
+# The most steps per pass that pay, by number of axes, for taps that reach 1, 2, ... cells (further: as the last).
 _MOST_ON_AXES = {1: (16, 8, 5, 4), 2: (10, 5, 3, 2), 3: (4, 3, 2, 1)}
 _MOST_IN_BOX = {1: (16, 8, 5, 4), 2: (8, 3, 2, 1), 3: (2, 1)}
 
 
 @lru_cache(maxsize=256)
 def choose(stencil: Kernel, ndim: int, steps: int, shared: int, tile: Sequence[int] = ()) -> Kernel:
-    """The kernel for the next of so many steps, alike for all launches if they are divided evenly.
+    """The kernel for the next launch when `steps` steps are left; the same for all launches if they divide evenly.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def choose(stencil: Kernel, ndim: int, steps: int, shared: int, tile: Sequence[i
 
 
 def steps_at_once(offsets: np.ndarray) -> int:
-    """How many steps of taps with these (taps, axes) offsets are worth while in one pass over memory, at most."""
+    """The most steps per pass over memory that pay, for taps with these (taps, axes) offsets."""
     taps, ndim = offsets.shape
     if taps > _MOST_TAPS:
         return 1
@@ -88,7 +88,7 @@ def _fused(kernel: Kernel, ndim: int, shared: int, wish: Sequence[int]) -> Kerne
 
 @lru_cache(maxsize=256)
 def planes_of(planes: int, tiles: int, extra: int, at_once: int) -> int:
-    """How many planes a block marches over, so that the last blocks do not run alone.
+    """The number of planes that a block marches over, chosen so that the last blocks do not run alone.
 
     Parameters
     ----------

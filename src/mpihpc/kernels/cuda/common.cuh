@@ -1,11 +1,11 @@
 // What all generated kernels share. In front of this text stand, made by source.py:
 //
 //   Real, Value           the type of a number, and of a cell: the same, or struct { Real re, im; }
-//   MODE_Z, MODE_B, ...   what lies beyond the edges of each axis
-//   COLUMNS               taps that differ along z only are a column: so many there are
+//   MODE_Z, MODE_B, ...   the boundary mode of each axis
+//   COLUMNS               the number of columns: taps that differ along z only form a column
 //   b_of(n) ...           the column's offsets along b, c and x, its lowest along z, and how far it goes from there
 //   sum(at)               at(n, dz) is the cell of column n, dz planes ahead; adds the taps in their order
-//   TABLE                 1: there are so many taps that they are a table, and at(tap) is the cell of one
+//   TABLE                 1: the taps are too many to unroll; they are a table, and at(tap) is the cell of one
 //
 // Axes are z, the slowest, along which a block marches, then b, c, x, the fastest. Arrays of fewer axes lack b, then c,
 // then z. All arrays have the same coordinates, and come as the address of the cell at their origin, there or not.
@@ -54,7 +54,7 @@ __device__ __forceinline__ Index place(Index &number, Index blocks) {
     return at;
 }
 
-// Whether no cell from `from` to `to` lies beyond an edge.
+// Whether no cell from `from` to `to` is beyond an edge.
 template <int MODE>
 __device__ __forceinline__ bool within(Index from, Index to, const Geometry &g, int axis) {
     return MODE == WRAP || (from >= g.first[axis] && to <= g.end[axis]);

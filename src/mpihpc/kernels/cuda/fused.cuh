@@ -6,7 +6,7 @@
 //
 // A thread owns cells of the frame. HOLD: if there are registers for it, it keeps what it has computed of them itself,
 // so that taps along z cost no reads. At the edges of the array it reads the cells that stand for those beyond, of the
-// same level; where they lie is found once. Arrays have no axis b.
+// same level; their places are found once. Arrays have no axis b.
 
 constexpr int CELLS = FRAME_C * FRAME_X, EACH = (CELLS + THREADS - 1) / THREADS, WINDOW = BEFORE_Z + 1 + AFTER_Z;
 static_assert(STEPS * SLOTS * CELLS * sizeof(Value) <= SHARED, "the rings do not fit");
@@ -17,7 +17,7 @@ extern "C" {
 extern __shared__ __align__(16) unsigned char shared_memory[];
 }
 
-// How many levels have a cell that lies so far before and behind the tile on one axis.
+// The number of levels with a cell this far before and behind the tile on one axis.
 __device__ __forceinline__ int levels(Index cell, Index lo, Index hi, int before, int after) {
     if (cell < lo) return before ? STEPS - int((lo - cell + before - 1) / before) : -1;
     if (cell >= hi) return after ? STEPS - int((cell - hi + after) / after) : -1;
@@ -93,7 +93,7 @@ __device__ __forceinline__ void sweep(const Value *__restrict__ src, Value *__re
                 if (beside_edge == bool(apart)) continue;
                 const bool inner = MODE_Z == WRAP || apart;
                 const Index z = start + p;
-                int plane[WINDOW];  // where the planes that it reads lie, -1: the constant
+                int plane[WINDOW];  // the places of the planes that it reads, -1: the constant
 #pragma unroll
                 for (int dz = -BEFORE_Z; dz <= AFTER_Z; ++dz) {
                     bool out = false;

@@ -338,7 +338,7 @@ def check(
 
 
 def check_addresses(machine: Machine, arrays: Sequence[Any]) -> None:
-    """Refuse arrays, named as in `NAMES`, whose cells lie askew or in the way of others."""
+    """Refuse arrays, named as in `NAMES`, that are not aligned, or share memory with one that is written."""
     spans = {}
     for name, array in zip(NAMES, arrays, strict=True):
         if array is not None:
@@ -369,7 +369,7 @@ def describe(boxes: Sequence[Pairs]) -> np.ndarray:
     Parameters
     ----------
     boxes : sequence of boxes, each a sequence of (first, end)
-        In the array's own coordinates; their cells lie one behind the other in the buffer, each box in C order.
+        In the array's own coordinates; the buffer holds their cells one box after the other, each box in C order.
 
     Returns
     -------
@@ -391,7 +391,7 @@ def describe(boxes: Sequence[Pairs]) -> np.ndarray:
 
 
 def check_boxes(boxes: Sequence[Pairs], dtype: np.dtype, array: Any, buffer: Any = None) -> np.ndarray:
-    """The strides of `array` on four axes, in cells, if these boxes lie in it and in a `buffer` of bytes."""
+    """The strides of `array` on four axes, in cells; refuses boxes that are outside it, or too large for `buffer`."""
     if array.dtype.itemsize != dtype.itemsize:
         raise TypeError(f"array is {array.dtype}, the boxes are {dtype}")
     if buffer is not None:

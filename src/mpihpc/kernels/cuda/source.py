@@ -13,7 +13,7 @@ import numpy as np
 
 MODES = ("wrap", "constant", "nearest", "reflect", "mirror")
 SIZES = {"f4": 4, "f8": 8, "c8": 8, "c16": 16}
-AXES = {1: (3,), 2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}  # where the axes of an array lie among z, b, c, x
+AXES = {1: (3,), 2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}  # the positions of the axes of an array among z, b, c, x
 _AHEAD = (4, 2, 1)  # planes that a thread with one step may load together
 _MOST = 120  # registers (of 4 bytes) that it may then need
 _HELD = 32  # registers in which a thread with several steps may keep rows: more leave too few threads to a processor
@@ -44,7 +44,7 @@ class Kernel:
     weights : tuple of str, one for each tap
         As C++ reads them: see `literals`. (As numbers, -0.0 would be equal to 0.0, and no NaN to itself.)
     modes : 4 str
-        What lies beyond the edges of each axis; ``wrap`` for axes that the array does not have.
+        The boundary mode of each axis; ``wrap`` for axes that the array does not have.
     steps : int
         1: the streaming kernel; more: the fused one.
     field, previous : bool

@@ -13,7 +13,7 @@ struct Way<false> {
     typedef Index type;
 };
 
-// EDGE: taps may lie beyond an edge in the plane. EDGE_Z: planes may. From z0 to z1 it is a multiple of PLANES.
+// EDGE: taps may be beyond an edge in the plane. EDGE_Z: planes may. From z0 to z1 it is a multiple of PLANES.
 template <bool EDGE, bool EDGE_Z, int PLANES>
 __device__ __forceinline__ void march(const Value *__restrict__ src, Value *__restrict__ dst,
                                       const Real *__restrict__ field, const Value *__restrict__ previous,
