@@ -40,8 +40,9 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Programs are started by one process, not by every rank."""
-    if config.getoption("--with-mpi") and collection_path == Path(__file__).with_name("programs"):
+    """Programs, and what other libraries read, are started by one process, not by every rank."""
+    alone = [Path(__file__).with_name(name) for name in ("programs", "interop")]
+    if config.getoption("--with-mpi") and collection_path in alone:
         return True
     return None
 

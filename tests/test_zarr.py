@@ -247,6 +247,15 @@ def test_axes_have_coordinates_beside_the_array(shared_tmp_path):
         (["lon"], [3], {}),
     ]
     assert np.array_equal(cells(store / "g/lat"), axes[0].values) and cells(store / "g/lon").tolist() == [0, 1, 2]
+    for values, kind, text in [
+        (np.arange(5), ValueError, "has 4 cells and"),
+        (np.array(list("abcd")), TypeError, "numbers"),
+    ]:
+        with (
+            pytest.raises(kind, match=text),
+            mpihpc.io.open(store, "w", comm=u.comm) as writer,
+        ):
+            writer.write("w", u, metadata=Metadata((Axis("lat", values), Axis("lon"))))
     with pytest.raises(ValueError, match="attribute 'who' is"):
         mpihpc.io.write(store, u, "w", attrs={"who": object})
 

@@ -120,7 +120,7 @@ def test_read_what_zarr_python_wrote(found, version):
 
 
 def test_read_a_store_that_is_an_array(found):
-    cells, about = read(found, "single.zarr", "")
+    cells, _ = read(found, "single.zarr", "")
     assert np.array_equal(cells[""], WHOLE)
     cells, _ = read(found, "v3.zarr/g/h", "")
     assert np.array_equal(cells[""], WHOLE)
@@ -176,7 +176,8 @@ WRITE = """
         writer.attrs["title"] = "three arrays"
         for name, shape, kind, options in [
             ("plain", (23, 90), "d", {}), ("chunks", (23, 90), "F", {"chunks": True}),
-            ("gzip", (40, 30), "d", {"chunks": True, "compress": "gzip:4"}), ("g/h/cube", (8, 7, 9), "i2", {"chunks": True}),
+            ("gzip", (40, 30), "d", {"chunks": True, "compress": "gzip:4"}),
+            ("g/h/cube", (8, 7, 9), "i2", {"chunks": True}),
             ("flags", (100,), "?", {}), ("half", (3, 5, 4, 3), "f2", {"chunks": True}), ("empty", (0, 3), "d", {}),
         ]:
             whole = (10 * rng.standard_normal(shape)).astype(kind)

@@ -21,9 +21,10 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
+from mpihpc.array.operands import require_beside, require_distributed
 from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU
-from mpihpc.core.dtypes import is_bfloat16
+from mpihpc.core.dtypes import is_bfloat16, number_dtype
 from mpihpc.core.failure import agree
 from mpihpc.core.staging import SLAB_BYTES
 from mpihpc.core.topology import Topology
@@ -96,6 +97,16 @@ class ZarrWriter:
         Attributes of the root group, on rank 0; add your own.
     provenance : dict
         What differs from run to run is left out of the store: stores of equal arrays are equal, byte by byte.
+
+    Examples
+    --------
+    >>> import mpihpc, os, tempfile
+    >>> u = mpihpc.ones((4, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ZarrWriter(f"{folder}/a.zarr") as writer:
+    ...         writer.write("u", u, attrs={"units": "m"})
+    ...     sorted(os.listdir(f"{folder}/a.zarr"))
+    ['u', 'zarr.json']
     """
 
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
@@ -152,8 +163,8 @@ class ZarrWriter:
         private = self.topology.private
         made: tuple[str, tuple[int, ...], int | None] | None = None
         with agree(private, root=0):
-            if array.topology is not self.topology:
-                raise ValueError("the array lies on another communicator than the file: open it with comm=array.comm")
+            require_distributed(array, "the array")
+            require_beside(array, "the array", self.topology, like="the file")
             if self.topology.rank == 0:
                 made = self._make(dataset.strip("/"), array, metadata or Metadata(), attrs or {}, compress, chunks)
         folder, chunk, level = private.bcast(made, root=0)
@@ -164,7 +175,7 @@ class ZarrWriter:
                 try:
                     write_chunks(folder, chunk, level, block)
                 except OSError as error:
-                    raise OSError(error.errno, f"writing failed: {error.strerror}", self.file) from error
+                    raise OSError(error.errno, f"writing failed: {error.strerror or error}", self.file) from error
 
     def series(self, dataset: str, like: DistArray, **_: Any) -> Series:
         """Refused: snapshots go to HDF5 files. Collective."""
@@ -237,6 +248,10 @@ class ZarrWriter:
         named = []
         for axis, n, default in zip(axes or [Axis() for _ in shape], shape, defaults, strict=True):
             axis = replace(axis, name=axis.name or default)
+            if axis.values is not None:
+                number_dtype(axis.values.dtype)  # or a TypeError
+                if axis.values.shape != (n,):
+                    raise ValueError(f"axis {axis.name!r} has {n} cells and coordinates of shape {axis.values.shape}")
             shared = axis.name != own
             for store in (self.partial, self._target):
                 sizes = {
