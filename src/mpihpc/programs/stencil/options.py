@@ -45,7 +45,7 @@ class Config:
     shape: tuple[int, ...] | None = option(
         None, "no input: a hot block in the middle of zeros", type=int, metavar="N", separator=" "
     )
-    input: str | None = option(None, "HDF5, netCDF 4, .npy or .npz", metavar="FILE[:DATASET]")
+    input: str | None = option(None, "HDF5, netCDF 4, Zarr, .npy or .npz", metavar="FILE[:DATASET]")
     slice: str | None = option(
         None, "the part of the input, as NumPy writes it: one snapshot of a series", metavar="-1,:,::2", separator=","
     )
