@@ -54,7 +54,8 @@ def has_example(thing):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_are_true(name):
+def test_examples_are_true(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where they write files
     found = doctest.testmod(load(name))
     assert found.failed == 0
 

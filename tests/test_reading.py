@@ -292,7 +292,7 @@ def test_packed_values_of_other_dtypes(comm, shared_tmp_path):
     [
         ({"scale_factor": 0.0}, "is 0 or not finite"),
         ({"add_offset": np.inf}, "is 0 or not finite"),
-        ({"scale_factor": "much"}, "scale_factor is 'much', which is no number"),
+        ({"scale_factor": "much"}, "scale_factor is 'much', which is not a number"),
         ({"scale_factor": np.array([1.0, 2.0])}, "scale_factor has 2 numbers, not 1"),
         ({"valid_range": 3}, "valid_range has 1 numbers, not 2"),
         ({"_Unsigned": "perhaps"}, "_Unsigned is 'perhaps'"),
