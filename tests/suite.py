@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1, 2, 3, 4, 8)
 TIME_LIMIT = 1500  # seconds for one job
 # Files that send no messages: other ranks would do the same once more.
-ALONE = ("decomposition", "kernels", "layers", "products")
+ALONE = ("decomposition", "docstrings", "kernels", "layers", "products")
 # What has more to show on 8 ranks: grids that cut three axes or have a middle, more ranks than rows, trees of sums.
 MANY = ("array", "halo", "io", "linalg", "reading", "reductions", "sharing", "stencil", "transfer")
 # What another MPI or HDF5 may do differently, on one rank and on several of which one has two neighbours: messages,

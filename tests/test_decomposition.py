@@ -1,6 +1,5 @@
 """Cutting arrays: exhaustive on small cases, and one rank of a million."""
 
-import doctest
 import itertools
 import math
 import time
@@ -9,7 +8,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mpihpc.core import decomposition, layouts
 from mpihpc.core.decomposition import Box, Decomposition, halo_width
 from mpihpc.core.layouts import Grown
 from mpihpc.core.transfer import Transfer
@@ -154,12 +152,6 @@ def test_the_grid_for_a_million_ranks_is_chosen_quickly():
 def test_errors_name_both_numbers(make, text):
     with pytest.raises(ValueError, match=text):
         make()
-
-
-@pytest.mark.parametrize("module", [decomposition, layouts])
-def test_doctests(module):
-    found = doctest.testmod(module)
-    assert found.attempted and not found.failed
 
 
 @pytest.mark.parametrize("halo", [[(1,)], [(1, 2, 3)], 1.5, "x", [1.5], None])

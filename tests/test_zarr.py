@@ -208,9 +208,9 @@ def test_refused_before_any_work(shared_tmp_path):
         ("array.zarr", "u", FileExistsError, "the store is an array there, not a group"),
         ("a.zarr", "g", FileExistsError, "'g' is a group there"),
         ("a.zarr", "g/u/v", FileExistsError, "g/u is an array there"),
-        ("a.zarr", "../u", ValueError, "no name for an array"),
-        ("a.zarr", "__u", ValueError, "no name for an array"),
-        ("a.zarr", "", ValueError, "no name for an array"),
+        ("a.zarr", "../u", ValueError, "not a valid name for an array"),
+        ("a.zarr", "__u", ValueError, "not a valid name for an array"),
+        ("a.zarr", "", ValueError, "not a valid name for an array"),
     ]:
         with pytest.raises(kind, match=text):
             mpihpc.io.check_target(shared_tmp_path / file, dataset)

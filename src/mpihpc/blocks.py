@@ -1,4 +1,4 @@
-"""Functions of one's own, by blocks or chunks: of arrays, of large files; and arrays whose data arrive in pieces."""
+"""User functions applied by block or chunk, to arrays and to large files; and arrays whose data arrive in pieces."""
 
 from __future__ import annotations
 
@@ -32,30 +32,37 @@ _CHUNK_BYTES = 1 << 24
 
 
 def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
-    """A new array made by a function of the blocks. Collective.
+    """Apply a function to each block. Collective.
 
     Before: each rank holds its blocks. After: each rank holds its block of the result, cut as the first array.
 
     Parameters
     ----------
     func : callable
-        Called once on each rank that has cells, with one array per array, NumPy's or CuPy's; returns an array of the
-        shape of the first one's block. It may be called with any decomposition, so it should work cell by cell; and it
-        must not communicate.
+        Called once on each rank that has cells, with this rank's block of each array, as a NumPy or CuPy array. It
+        returns an array of the shape of the first block. Blocks depend on the decomposition, so it should work
+        elementwise; it must not communicate.
     *arrays : DistArray
-        At least one, first. The others may be cut in another way (they are moved, which
-        `mpihpc.core.tally.sent` counts), be NumPy arrays that all ranks hold alike, or numbers: what can be
-        broadcast to the shape of the first one.
+        The first must be a DistArray. The others are anything that broadcasts to its shape: DistArrays (redistributed
+        if their decomposition differs, which `mpihpc.core.tally.sent` counts), NumPy arrays that are equal on all
+        ranks, or numbers.
 
     Returns
     -------
     DistArray
-        Of the dtype that `func` returns; where that differs between ranks, the one that holds all.
+        Of the dtype that `func` returns; if that differs between ranks, of their common dtype (`numpy.result_type`).
 
     Raises
     ------
     ValueError, TypeError
-        What `func` raises of these kinds on any rank, on all ranks; a result of another shape than the block's.
+        Raised by `func` on any rank, and then on all ranks; or the result does not have the shape of the block.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([1.0, -2.0, 3.0])
+    >>> mpihpc.map_blocks(np.where, u > 0, u, 0).gather(root=None)
+    array([1., 0., 3.])
     """
     names = {f"array {k}": x for k, x in enumerate(arrays)} or {"array 0": None}
     with together("map_blocks", {"array 0": names.pop("array 0")}, names) as topology:
@@ -71,7 +78,7 @@ def map_blocks(func: Callable[..., ArrayLike], *arrays: Any) -> DistArray:
         if first.local.size:
             result = first.device.asarray(func(*blocks))
             if result.shape != first.box.shape:
-                raise ValueError(f"the function made shape {result.shape} of a block of shape {first.box.shape}")
+                raise ValueError(f"the function returned shape {result.shape} for a block of shape {first.box.shape}")
     found = [dtype for dtype in private.allgather(None if result is None else result.dtype) if dtype is not None]
     dtype = np.result_type(*found) if found else first.dtype
     new = first.like(dtype=dtype, halo=0)
@@ -88,45 +95,55 @@ def map_reduce(
     rows: int | None = None,
     comm: MPI.Intracomm | None = None,
 ) -> T:
-    """A value of each block or chunk, and all values combined into one. Collective.
+    """Compute a value from each block or chunk, and combine the values into one. Collective.
 
     Before: each rank holds its block, or can open the file. After: all ranks hold the result.
 
     Parameters
     ----------
     func : callable
-        Called with arrays that have cells, NumPy's or CuPy's; must not communicate. Its values should be small: all
-        ranks get the values of all blocks, in host memory.
+        Called with a non-empty NumPy or CuPy array; must not communicate. It should return small values: all ranks
+        receive those of all blocks, in host memory.
     source : DistArray, or path
         An array; or an HDF5 or ``.npy`` file, as ``FILE`` or ``FILE:DATASET``, of any size.
     combine : callable
-        Makes one value of two. It need not be associative: values are combined from the left in the order of their
-        chunks, or of the ranks.
+        Combines two values. It need not be associative: values are combined from the left, in the order of the chunks
+        or of the ranks.
     rows : int, optional
-        Make chunks of so many indices along the first axis, all of the other axes: the result is then the same for any
-        number of ranks. Arrays that are cut otherwise are moved. Default: of arrays, the blocks as they are; of files,
-        chunks of about 16 MiB.
+        Use chunks of `rows` indices along the first axis, whole along the others; the result is then the same for any
+        number of ranks. Arrays are redistributed for this. Default: the blocks of an array; chunks of about 16 MiB of
+        a file.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks that read the file. Default: COMM_WORLD.
 
     Returns
     -------
     object
-        The same on all ranks; the value itself where there is only one.
+        The same on all ranks; the value itself if there is only one.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        What `func` and `combine` raise of these kinds on any rank, on all ranks; no cells; a file that cannot be read.
+        Raised by `func` or `combine` on any rank, and then on all ranks; or there are no cells, or the file cannot be
+        read.
 
     Notes
     -----
-    Memory for a file, on each rank: at most twice a chunk at a time (the chunk and the mapped pages that it is copied
-    from), what `func` takes, and all values. For an array that is moved: a second block.
+    Memory for a file, on each rank: at most two chunks at a time (the chunk and the mapped pages that it is copied
+    from), the workspace of `func`, and all values. For an array that is redistributed: a second block.
 
     Examples
     --------
-    >>> largest = map_reduce(np.max, "big.npy", max)  # doctest: +SKIP
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([3.0, 1, 4, 1, 5])
+    >>> mpihpc.map_reduce(np.max, u, max)
+    np.float64(5.0)
+
+    Of a file, which may be larger than memory:
+
+    >>> np.save("big.npy", np.arange(1000))
+    >>> mpihpc.map_reduce(np.max, "big.npy", max)
+    np.int64(999)
     """
     topology = source.topology if is_distributed(source) else Topology.of(comm)
     kind = "an array" if is_distributed(source) else "a file" if _is_path(source) else "nothing"
@@ -134,7 +151,7 @@ def map_reduce(
         if not is_distributed(source) and not _is_path(source):
             raise TypeError(f"map_reduce takes a DistArray or the name of a file, not {type(source).__name__}")
         if rows is not None and not (isinstance(rows, int | np.integer) and rows >= 1):
-            raise ValueError(f"chunks of {rows} rows cannot be: use a whole number, 1 or more")
+            raise ValueError(f"rows {rows} is not a whole number of 1 or more")
     values: list[T] = []
     device = source.device if is_distributed(source) else CPU
 
@@ -189,29 +206,35 @@ def from_chunks(
     halo: int | Sequence[int] | Width = 0,
     device: str | Device = "cpu",
 ) -> DistArray:
-    """An array from pieces that follow each other along the first axis, as many as come. Collective.
+    """Concatenate pieces along the first axis, as they arrive. Collective.
 
-    Before: one rank has the pieces and the others pass None, or every rank has some, and those of rank 0 come first,
-    then those of rank 1, and so on. After: each rank holds its block.
+    Before: one rank has the pieces and the others pass None; or every rank has some, and they are concatenated in the
+    order of the ranks. After: each rank holds its block.
 
     Parameters
     ----------
     chunks : iterable of array_like, or None
-        The pieces: equal dtypes, and equal shapes but for the first axis. They are taken one at a time, and need not
-        exist before; to make one must not communicate.
+        The pieces: of the same dtype, and of the same shape but for the first axis. They are taken one at a time, so a
+        generator will do; it must not communicate.
     comm, dims, halo, device
         See `mpihpc.empty`. The pieces are in host memory.
 
     Raises
     ------
     ValueError
-        No pieces, pieces that do not fit together, or some ranks but not all pass None. What making a piece raises, of
-        the kinds that `mpihpc.agree` knows, is raised on all ranks.
+        There are no pieces, they do not fit together, or more than one rank has pieces but not all. An error that the
+        iterable raises on one rank is raised on all, as `mpihpc.agree` does.
 
-    Notes
-    -----
-    If one rank has the pieces, they are dealt out in turn as they arrive, so that no rank holds many more than others.
-    Memory on each rank: twice its share, and the piece on its way.
+    Notes ----- If one rank has the pieces, they go to the ranks in turn as they arrive, so that no rank holds many more
+    than others. Memory on each rank: twice its share, and one piece in transit.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> comm = mpihpc.Topology.of().comm
+    >>> pieces = (np.full((2, 3), k) for k in range(4))
+    >>> mpihpc.from_chunks(pieces if comm.rank == 0 else None).shape
+    (8, 3)
     """
     topology = Topology.of(comm)
     private, size, rank = topology.private, topology.size, topology.rank
@@ -236,7 +259,7 @@ def from_chunks(
         if (piece.shape[1:], piece.dtype) != (first.shape[1:], first.dtype):
             raise ValueError(
                 f"a chunk has shape {piece.shape} and dtype {piece.dtype}, "
-                f"but those before had (..., {str(first.shape[1:])[1:]} and {first.dtype}"
+                f"but earlier ones have (..., {str(first.shape[1:])[1:]} and {first.dtype}"
             )
         return piece
 
@@ -271,9 +294,9 @@ def from_chunks(
     kinds = [x for x in private.allgather(None if first is None else (first.shape[1:], first.dtype)) if x is not None]
     with agree(private):
         if not kinds:
-            raise ValueError(f"there is no chunk, on {len(holders)} of {size} ranks: shape and dtype are not known")
+            raise ValueError(f"no chunks on {len(holders)} of {size} ranks: shape and dtype are unknown")
         if len(set(kinds)) > 1:
-            raise ValueError(f"chunks of rows of shape {kinds[0][0]} and dtype {kinds[0][1]} do not fit to {kinds[-1]}")
+            raise ValueError(f"chunks of rows of shape {kinds[0][0]} and dtype {kinds[0][1]} do not fit {kinds[-1]}")
     tail, dtype = kinds[0]
     new = empty((sum(lengths), *tail), dtype, comm=comm, dims=dims, halo=halo)
     held = np.concatenate([np.empty((0, *tail), dtype), *kept])
@@ -285,7 +308,7 @@ def from_chunks(
 
 @dataclass(frozen=True)
 class _Dealt:
-    """Pieces along the first axis, each on a rank, which keeps its own one after the other."""
+    """A layout: pieces along the first axis, each on one rank, which stores its pieces contiguously."""
 
     ranks: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -318,7 +341,7 @@ def _is_path(x: Any) -> bool:
 
 
 def _chunks(shape: Sequence[int], size: int, rows: int) -> Chunks:
-    """Chunks of so many indices along the first axis, spread over all ranks."""
+    """Chunks of `rows` indices along the first axis, distributed over all ranks."""
     cut = Decomposition(tuple(shape), (size,) + (1,) * (len(shape) - 1))
     return Chunks(cut, (rows, *(max(n, 1) for n in shape[1:])))
 

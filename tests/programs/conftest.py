@@ -54,7 +54,7 @@ def launch(tmp_path):
 
     ``n`` is the number of ranks; 0 runs without mpirun. ``env`` adds to the environment; a value of None
     removes a name. ``unprivileged`` respects file modes even when the tests run as root. A program that is
-    not through after ``timeout`` seconds is ended, and the test fails.
+    not finished after ``timeout`` seconds is ended, and the test fails.
     """
 
     def run(n, *args, env=None, timeout=60, unprivileged=False, cwd=None) -> Finished:
@@ -78,7 +78,7 @@ def launch(tmp_path):
         except subprocess.TimeoutExpired:
             end(process)
             stdout, stderr = process.communicate()
-            pytest.fail(f"not through after {timeout} s: {' '.join(command)}\n{stdout}\n{stderr}")
+            pytest.fail(f"not finished after {timeout} s: {' '.join(command)}\n{stdout}\n{stderr}")
         return Finished(process.returncode, stdout, stderr)
 
     return run

@@ -239,7 +239,7 @@ def test_no_gpu(launch, tmp_path, n):
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
     done = launch(n, "-m", "mpihpc.stencil", "--shape", "8", "8", "--device", "gpu", env=hidden)
     assert done.stdout == ""
-    check(done, "device 'gpu' is not to be had: ", "; or use --device cpu")
+    check(done, "no GPU is available: ", "; or use --device cpu")
     # Why, and what to do.
     missing, none = "pip install 'mpihpc[gpu]'", "CUDA finds none with CUDA_VISIBLE_DEVICES=''"
     assert (missing in done.lines[0]) != (none in done.lines[0])

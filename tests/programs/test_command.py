@@ -56,7 +56,7 @@ def test_a_serial_program_under_mpirun(launch):
     done = launch(2, *COMMAND, "view", "a.npy", "--output", "a.png")
     assert done.returncode == 2
     assert done.lines == [
-        "mpihpc.view: error: mpihpc.view is a program for 1 process, the job has 2: start it without mpirun"
+        "mpihpc.view: error: mpihpc.view runs in 1 process, the job has 2: start it without mpirun"
     ]
 
 

@@ -245,7 +245,7 @@ def test_healthy(healthy):
         ("warning", "compiled without OpenMP (rank 3)", [3], {"openmp": False}),
         ("note", "BLAS may start 64 threads", range(4), {"blas": {"mkl": 64}}),
         ("note", "2 x NVIDIA H200 (ranks 0-1) not used: no CuPy", [0, 1], {"gpus": ["NVIDIA H200"] * 2}),
-        ("warning", "ranks 1-3 have no GPU (no CuPy): the job computes on CPUs", [0], {"gpu": gpus("a")}),
+        ("warning", "ranks 1-3 have no GPU (no CuPy): the job runs on CPUs", [0], {"gpu": gpus("a")}),
         ("note", "2 ranks share gpu 0 of a (NVIDIA H200, a0)", range(4), {"gpu": gpus("a0")}),
         ("warning", "HDF5 1.14.3", range(4), {"h5py": {"version": "3.12", "hdf5": "1.14.3", "parallel": True}}),
         ("note", "h5py is serial", range(4), {"h5py": {"version": "3.16", "hdf5": "1.14.4", "parallel": False}}),
@@ -282,12 +282,12 @@ def test_whether_mpi_takes_device_memory(healthy, monkeypatch):
     """The verdicts; here no MPI can take such addresses, so what was tried has failed."""
     assert prove(healthy, "") == Finding("ok", "no GPU: no CuPy")
     ranks = [facts | {"gpu": gpus("b0")} for facts in healthy]
-    assert "the MPI library does not say that it takes device memory" in prove(ranks, "").what
+    assert "the MPI library does not report CUDA support" in prove(ranks, "").what
     ranks = [facts | {"gpu": gpus("b0", mpi_says_direct=True)} for facts in healthy]
     assert prove(ranks, "").level == "note" and "was not tried" in prove(ranks, "").what
     monkeypatch.setenv("MPIHPC_GPU_TRANSPORT", "direct")
     found = prove(ranks, mpirun())
-    assert found.level == "broken" and "it takes device memory, but it fails: its start" in found.what
+    assert found.level == "broken" and "reports CUDA support, but it fails: its start" in found.what
     assert found.fix == "export MPIHPC_GPU_TRANSPORT=staged"
     monkeypatch.setenv("MPIHPC_GPU_TRANSPORT", "staged")
     monkeypatch.setattr("mpihpc.doctor.gpu.attempt", lambda *_: (["Isend", "done"], ""))
@@ -301,7 +301,7 @@ def test_whether_mpi_takes_device_memory(healthy, monkeypatch):
         ("print('one')", "one: exit code 0"),
         ("print('one', flush=True); import os; os.kill(os.getpid(), 11)", "one: exit code -11"),
         ("raise ValueError('other bytes')", "its start: ValueError: other bytes"),
-        ("print('one', flush=True); import time; time.sleep(60)", "one: not through after 1 s"),
+        ("print('one', flush=True); import time; time.sleep(60)", "one: not finished after 1 s"),
     ],
 )
 def test_a_program_that_may_crash(program, problem):

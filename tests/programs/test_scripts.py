@@ -16,21 +16,21 @@ END = "\nprint('>', float(u.sum()), flush=True)\n"
 
 # What the last rank does before the others wait for it; the exit code; what is said.
 LEAVES = {
-    "sys.exit": ("if last: sys.exit(3)", 3, "left with exit code 3"),
-    "raise": ("if last: raise SystemExit(4)", 4, "left with exit code 4"),
-    "exit": ("if last: exit(5)", 5, "left with exit code 5"),
-    "more than a byte": ("if last: sys.exit(-1)", 255, "left with exit code 255"),
+    "sys.exit": ("if last: sys.exit(3)", 3, "exited with code 3"),
+    "raise": ("if last: raise SystemExit(4)", 4, "exited with code 4"),
+    "exit": ("if last: exit(5)", 5, "exited with code 5"),
+    "more than a byte": ("if last: sys.exit(-1)", 255, "exited with code 255"),
     "text": ("if last: sys.exit('no such thing')", 1, "no such thing"),
     "argparse": ("argparse.ArgumentParser().parse_args(['--bad'] if last else [])", 2, "unrecognized arguments: --bad"),
     "in a function of ours": ("mpihpc.fromfunction(lambda i, j: sys.exit(6) if last else i, (6, 6))", 6, "exit code 6"),
-    "through a finally": ("try:\n    if last: sys.exit(7)\nfinally: pass", 7, "left with exit code 7"),
+    "through a finally": ("try:\n    if last: sys.exit(7)\nfinally: pass", 7, "exited with code 7"),
     "beside a thread": (
         "threading.Thread(target=time.sleep, args=(60,)).start() if last else 0\nif last: sys.exit(8)",
         8,
-        "left with exit code 8",
+        "exited with code 8",
     ),
-    "others wait in MPI": ("if last: sys.exit(9)\ncomm.Barrier()", 9, "left with exit code 9"),
-    "others compute": ("if last: sys.exit(10)\ntime.sleep(60)", 10, "left with exit code 10"),
+    "others wait in MPI": ("if last: sys.exit(9)\ncomm.Barrier()", 9, "exited with code 9"),
+    "others compute": ("if last: sys.exit(10)\ntime.sleep(60)", 10, "exited with code 10"),
     "interrupt": ("if last: os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, "was interrupted"),
 }
 

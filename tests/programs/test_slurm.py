@@ -182,7 +182,7 @@ def test_stencil_on_gpus(srun, folder):
     if "GPU map" in said:
         assert "rank 0: gpu 0 of" in said and task["JobState"] == "COMPLETED", said
     else:
-        assert "no GPU: " in said and "device 'gpu' is not to be had" in said and task["JobState"] == "FAILED", said
+        assert "no GPU: " in said and "no GPU is available" in said and task["JobState"] == "FAILED", said
         assert not (folder / "out.h5").exists()
 
 

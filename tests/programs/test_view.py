@@ -116,7 +116,7 @@ def test_of_an_incomplete_file_whole_snapshots_are_shown(view, tmp_path, output)
 
 def test_an_incomplete_file_without_a_whole_snapshot(view, tmp_path):
     make(tmp_path / "in.h5.1a2b3c4d.partial", waves(1, 30, 40), np.zeros(0, int))
-    assert "no whole snapshot" in view("in.h5.1a2b3c4d.partial", "--output", "out.png", code=2)
+    assert "no complete snapshot" in view("in.h5.1a2b3c4d.partial", "--output", "out.png", code=2)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "float32", ">f8", "complex64"])
@@ -189,7 +189,7 @@ BAD = {
     "no such dataset": (["in.h5", "dta", "--output", "a.png"], "did you mean 'data'? (data, empty, other, text)"),
     "several": (["in.h5", "--output", "a.png"], "4 datasets (data, empty, other, text)"),
     "no dataset": (["nothing.h5", "--output", "a.png"], "holds 0 datasets"),
-    "two datasets": (["in.h5:data", "other", "--output", "a.png"], "one too many"),
+    "two datasets": (["in.h5:data", "other", "--output", "a.png"], "leave out 'other'"),
     "frame": (["in.h5", "data", "--output", "a.png", "--frame", "7"], "--frame 7 is out of range"),
     "frame before": (["in.h5", "data", "--output", "a.png", "--frame", "-4"], "has 3 snapshots (0 to 2)"),
     "frame of one": (["in.h5", "other", "--output", "a.png", "--frame", "1"], "has 1 snapshot (0)"),
@@ -205,7 +205,7 @@ BAD = {
     "output folder": (["in.h5", "data", "--output", "no/a.png"], "there is no folder"),
     "output is a folder": (["in.h5", "data", "--output", "folder.png"], "it is a folder"),
     "empty": (["in.h5", "empty", "--output", "a.png"], "(0, 5): nothing to show"),
-    "text": (["in.h5", "text", "--output", "a.png"], "not one of numbers"),
+    "text": (["in.h5", "text", "--output", "a.png"], "not numeric"),
     "unknown": (["in.h5", "data", "--outptu", "a.png"], "did you mean '--output'?"),
     "no arguments": ([], "FILE"),
 }

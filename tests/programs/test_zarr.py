@@ -27,7 +27,7 @@ def test_refused_before_any_work(launch, tmp_path):
     (tmp_path / "notes.zarr" / "a.txt").write_text("")
     for options, text in [
         (["--output", "a.zarr", "--every", "1"], "snapshots go to HDF5 files"),
-        (["--output", "notes.zarr"], "it is a folder that is no Zarr store"),
+        (["--output", "notes.zarr"], "it is a folder, and not a Zarr store"),
         (["--output", "no/a.zarr"], "there is no folder"),
     ]:
         done = launch(2, *SMALL, *options)

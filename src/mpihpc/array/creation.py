@@ -28,7 +28,7 @@ def empty(
     halo: int | Sequence[int] | Width = 0,
     device: str | Device = "cpu",
 ) -> DistArray:
-    """A new array whose cells hold anything. Collective, as all functions that make arrays.
+    """A new, uninitialised array. Collective, as are all functions that create arrays.
 
     Parameters
     ----------
@@ -49,6 +49,12 @@ def empty(
     ------
     ValueError
         `dims` does not fit the shape or the number of ranks.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.empty((4, 3), "int32").shape
+    (4, 3)
     """
     topology = Topology.of(comm)
     with agree(topology.private):
@@ -58,7 +64,26 @@ def empty(
 
 
 def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = None, **where: Any) -> DistArray:
-    """A new array filled with one number; `dtype` defaults to the number's. Other parameters: see `empty`."""
+    """A new array filled with one number. Collective.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        Global shape.
+    fill_value : scalar
+        The number.
+    dtype : dtype, optional
+        Default: that of the number.
+    **where
+        `comm`, `dims`, `halo`, `device` of `empty`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.full((2, 2), 7).gather(root=None)
+    array([[7, 7],
+           [7, 7]])
+    """
     with agree(Topology.of(where.get("comm")).private):
         value = numbers(fill_value, "fill_value", dtype)
         if value.ndim:
@@ -69,31 +94,52 @@ def full(shape: int | Sequence[int], fill_value: Any, dtype: DTypeLike | None = 
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike = float, **where: Any) -> DistArray:
-    """A new array of zeros. Other parameters: see `empty`."""
+    """A new array of zeros. Collective. Parameters: see `empty`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.zeros(3).gather(root=None)
+    array([0., 0., 0.])
+    """
     return full(shape, 0, dtype, **where)
 
 
 def ones(shape: int | Sequence[int], dtype: DTypeLike = float, **where: Any) -> DistArray:
-    """A new array of ones. Other parameters: see `empty`."""
+    """A new array of ones. Collective. Parameters: see `empty`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.ones(3).gather(root=None)
+    array([1., 1., 1.])
+    """
     return full(shape, 1, dtype, **where)
 
 
 def fromfunction(
     function: Callable[..., ArrayLike], shape: int | Sequence[int], *, dtype: DTypeLike = float, **where: Any
 ) -> DistArray:
-    """A new array made by a function of the global indices, as `numpy.fromfunction`.
+    """A new array computed from the global indices, as `numpy.fromfunction`. Collective.
 
     Parameters
     ----------
     function : callable
-        Called once per rank with one array of global indices per axis, each of the shape of the rank's block, so it
-        must work cell by cell; the arrays are where the block is to be. Its result's dtype is the array's.
+        Called once per rank with one array of global indices per axis, each of the shape of the rank's block and on the
+        device of the new array. It must work elementwise. The new array has the dtype of its result.
     shape : int or sequence of int
         Global shape.
     dtype : dtype
         Of the index arrays.
     **where
         `comm`, `dims`, `halo`, `device` of `empty`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.fromfunction(lambda i, j: 10 * i + j, (2, 3)).gather(root=None)
+    array([[ 0.,  1.,  2.],
+           [10., 11., 12.]])
     """
     new = empty(shape, **where)
     device = new.device
@@ -119,7 +165,7 @@ def asarray(
     halo: int | Sequence[int] | Width = 0,
     device: str | Device = "cpu",
 ) -> DistArray:
-    """Spread a global array that is present on one rank or on all. Collective.
+    """Distribute a global array that one rank holds, or all ranks. Collective.
 
     Before: either one rank holds the global array and the others pass None, or every rank holds all of it. After:
     each rank holds its block.
@@ -138,7 +184,20 @@ def asarray(
     ValueError
         Some ranks but not all hold an array, or they hold arrays of different shape or dtype.
     TypeError
-        `a` is no array of numbers.
+        `a` is not an array of numbers.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1, 2], [3, 4]])
+    >>> u.sum()
+    np.int64(10)
+
+    If only rank 0 has the array, the others pass None:
+
+    >>> comm = mpihpc.Topology.of().comm
+    >>> mpihpc.asarray([1, 2, 3] if comm.rank == 0 else None).sum()
+    np.int64(6)
     """
     topology = Topology.of(comm)
     private = topology.private
@@ -181,7 +240,7 @@ def from_local(
     halo: int | Sequence[int] | Width = 0,
     device: str | Device = "cpu",
 ) -> DistArray:
-    """An array from the blocks that the ranks already hold. Collective. The blocks are copied.
+    """An array from the blocks that the ranks hold, which are copied. Collective.
 
     Parameters
     ----------
@@ -198,7 +257,15 @@ def from_local(
     Raises
     ------
     ValueError
-        The blocks do not fit together, or are cut at other places. The line names the first such rank.
+        The blocks do not fit together, or are not those of `numpy.array_split`. The message names the first such rank.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> comm = mpihpc.Topology.of().comm
+    >>> u = mpihpc.from_local([1.0, 2.0])  # two cells of each rank
+    >>> u.shape == (2 * comm.size,)
+    True
     """
     topology = Topology.of(comm)
     there = topology.device(device)

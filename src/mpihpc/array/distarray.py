@@ -30,17 +30,17 @@ _LONG_ROW = 1024  # bytes; shorter ones would grow by too much
 
 
 class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
-    """A global array cut into one block per rank. Making it is collective.
+    """A global array cut into one block per rank. Creating one is collective.
 
-    Made by the functions of `mpihpc.array.creation` (`zeros`, `asarray`, `fromfunction`, `from_local`, ...), by
-    `mpihpc.io.read`, or from a decomposition as below. It wraps one local array: NumPy never sees the global one, and
-    what NumPy does to `local` it does to this rank's block. Operators and NumPy ufuncs apply elementwise
-    (`mpihpc.array.elementwise`), `sum` and others reduce (`mpihpc.array.reductions`).
+    Use the functions of `mpihpc.array.creation` (`zeros`, `asarray`, `fromfunction`, `from_local`, ...) or
+    `mpihpc.io.read`, or pass a decomposition as below. Each rank holds one local array; NumPy never sees the global
+    one, and NumPy functions of `local` work on this rank's block. Operators and NumPy ufuncs apply elementwise
+    (`mpihpc.array.elementwise`); `sum` and other methods reduce (`mpihpc.array.reductions`).
 
     Parameters
     ----------
     decomposition : Decomposition
-        How the global shape is cut; as many blocks as `comm` has ranks.
+        How the global shape is cut: one block for each rank of `comm`.
     dtype : dtype
         A number or bool dtype.
     comm : mpi4py.MPI.Intracomm, optional
@@ -56,6 +56,8 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         Of the global array.
     decomposition : Decomposition
         Which rank owns which cells.
+    box : Box
+        The global indices of this rank's block.
     comm : mpi4py.MPI.Intracomm
         The ranks.
     halo : tuple of (before, after) pairs
@@ -65,10 +67,19 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
     local : numpy.ndarray or cupy.ndarray
         The rank's own block, a view; shape ``decomposition.box(comm.rank).shape``.
     padded : numpy.ndarray or cupy.ndarray
-        The block with its halo, whose cells mean something after `exchange`. An empty block has no halo. Its rows are
-        contiguous, but may lie apart.
+        The block with its halo; the halo is valid after `exchange`. An empty block has no halo. Each row is contiguous,
+        with possible gaps between rows.
     memory, memory_box : numpy.ndarray or cupy.ndarray, Box
-        The contiguous array of which `padded` is a part, and the box that it covers.
+        The contiguous array of which `padded` is a view, and the box that it covers.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> size = mpihpc.Topology.of().size
+    >>> u = mpihpc.DistArray(mpihpc.Decomposition.balanced((4, 3), size), halo=1)
+    >>> u.local[...] = 2
+    >>> u.shape, u.sum()
+    ((4, 3), np.float64(24.0))
     """
 
     def __init__(
@@ -106,7 +117,7 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         halo: int | Sequence[int] | Width | None = None,
         device: Device | None = None,
     ) -> DistArray:
-        """Another array on the same ranks, whose cells hold anything. Collective.
+        """A new, uninitialised array on the same ranks. Collective.
 
         Parameters
         ----------
@@ -115,7 +126,7 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         dtype : dtype, optional
             Default: that of this array.
         halo : int, one int or one (before, after) pair per axis, optional
-            Default: as deep as here if it is cut alike, else none.
+            Default: that of this array if the decomposition is the same, else none.
         device : Device, optional
             Default: that of this array.
 
@@ -136,7 +147,17 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         halo: int | Sequence[int] | Width | None = None,
         device: Device | None = None,
     ) -> DistArray:
-        """What `like` returns, for use within `agree`: there may be too little memory on one rank."""
+        """As `like`, for use within `agree`: one rank may run out of memory.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> u = mpihpc.zeros((4, 3))
+        >>> with mpihpc.agree(u.comm):
+        ...     v = u.allocate_like(dtype="int32")
+        >>> v.dtype
+        dtype('int32')
+        """
         new = object.__new__(type(self))
         new.topology, new.device = self.topology, self.device if device is None else device
         new.decomposition = self.decomposition if decomposition is None else decomposition
@@ -202,7 +223,19 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         Returns
         -------
         numpy.ndarray or None
-            Global shape on the ranks that get it, None on the others.
+            An array of the global shape on the ranks that get it, None on the others.
+
+        Raises
+        ------
+        ValueError
+            There is no rank `root`. On all ranks, with the same text.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> mpihpc.ones((2, 3)).gather(root=None)
+        array([[1., 1., 1.],
+               [1., 1., 1.]])
         """
         size = self.topology.size
         with agree(self.topology.private):
@@ -214,21 +247,44 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         return whole if gets_it else None
 
     def redistribute(self, dims: Sequence[int] | None = None, *, halo: int | Sequence[int] | Width = 0) -> DistArray:
-        """The same array cut another way, a new one. Collective.
+        """A copy on another grid of ranks. Collective.
+
+        Before: each rank holds its block. After: each rank also holds its block of the copy.
 
         Parameters
         ----------
         dims : sequence of int, optional
             Ranks along each axis. Default: the balanced grid.
         halo : int, one int or one (before, after) pair per axis
-            Of the new array.
+            Of the copy, not filled.
+
+        Raises
+        ------
+        ValueError
+            `dims` does not fit the shape or the number of ranks.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> u = mpihpc.ones((6, 4))
+        >>> rows = u.redistribute((u.topology.size, 1))
+        >>> (rows == u).all()
+        np.True_
         """
         with agree(self.topology.private):
             cut = Decomposition.balanced(self.shape, self.topology.size, halo=halo or 1, dims=dims)
         return self.recut(cut, halo=halo)
 
     def recut(self, decomposition: Decomposition, *, halo: int | Sequence[int] | Width = 0) -> DistArray:
-        """The same array cut as `decomposition`, a new one. Collective."""
+        """A copy with another decomposition of the same shape. Collective.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> u, v = mpihpc.ones((6, 4)), mpihpc.zeros((6, 4), dims=(1, mpihpc.Topology.of().size))
+        >>> u.recut(v.decomposition).decomposition == v.decomposition
+        True
+        """
         new = self.like(decomposition, halo=halo)
         self._move(Transfer(self.decomposition, new.decomposition), new.padded, new.frame.start)
         return new
@@ -236,8 +292,8 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
     def exchange(self, mode: str | Sequence[str] = "reflect", cval: Any = 0.0) -> None:
         """Fill the halo. Collective.
 
-        Before: each rank holds its block. After: `padded` also holds the cells around it, beyond the array as `mode`
-        says. A loop should make one `mpihpc.core.halo.Halo` and use it again.
+        Before: each rank holds its block. After: `padded` also holds the cells around it; those beyond the edges of the
+        array follow from `mode`. To exchange many times, create one `mpihpc.core.halo.Halo` and reuse it.
 
         Parameters
         ----------
@@ -246,6 +302,19 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
             be as deep before the block as after it.
         cval : scalar
             The value beyond ``constant`` axes.
+
+        Raises
+        ------
+        ValueError
+            An unknown mode, or an uneven halo on a ``reflect`` or ``mirror`` axis.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> u = mpihpc.ones(5, halo=1)
+        >>> u.exchange("wrap")
+        >>> u.padded[[0, -1]]
+        array([1., 1.])
         """
         with agree(self.topology.private):
             needed = symmetric_width(self.halo, boundary_modes(mode, self.ndim))
@@ -256,13 +325,20 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         halo.exchange(self.padded)
 
     def checksum(self) -> int:
-        """A number that tells different arrays apart, the same however the array is cut. Collective.
+        """A hash of the array that does not depend on its decomposition. Collective.
 
         Returns
         -------
         int
             The sum modulo 2**64 over all cells of a hash of (global index, bits), on all ranks. See
             `mpihpc.kernels.cpu.checksum` for the hash. Not cryptographic.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> u = mpihpc.ones((4, 3))
+        >>> u.checksum() == u.copy().checksum(), u.checksum() == (2 * u).checksum()
+        (True, False)
         """
         with agree(self.topology.private):
             mine = np.zeros(1, np.uint64)
@@ -272,13 +348,23 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         return int(mine[0])
 
     def copy(self) -> DistArray:
-        """A copy, halo included."""
+        """A copy, halo included. Collective.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> u = mpihpc.ones((4, 3))
+        >>> v = u.copy()
+        >>> v += 1
+        >>> u.max(), v.max()
+        (np.float64(1.0), np.float64(2.0))
+        """
         new = self.like()
         new.padded[...] = self.padded
         return new
 
     def to_device(self, device: str | Device) -> DistArray:
-        """The array with its blocks on a device: a copy, halo included, or itself if they are there. Collective.
+        """The array on a device: a copy, halo included, or the array itself if it is there already. Collective.
 
         Parameters
         ----------
@@ -289,6 +375,13 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         ------
         ValueError
             An unknown device, or one that a rank does not have.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> u = mpihpc.ones((4, 3))
+        >>> u.to_device("cpu") is u
+        True
         """
         there = self.topology.device(device)
         if there is self.device:
@@ -298,12 +391,18 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         return new
 
     def astype(self, dtype: DTypeLike) -> DistArray:
-        """A copy in another dtype, whose halo is as deep, and not filled.
+        """A copy in another dtype, with a halo of the same depth, not filled. Collective.
 
         Raises
         ------
         TypeError
             The array is complex and `dtype` is not.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> mpihpc.asarray([1.7, -2.3]).astype("int64").gather(root=None)
+        array([ 1, -2])
         """
         with agree(self.topology.private):
             require_cast(self.dtype, number_dtype(dtype))
@@ -316,9 +415,9 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
 
 
 def host_slabs(array: DistArray) -> Iterator[tuple[Box, NDArray[Any]]]:
-    """This rank's block in host memory, as boxes and their cells: as it is, or copied there slab after slab.
+    """This rank's block in host memory, as boxes and their cells: in place, or copied slab by slab.
 
-    The cells are the caller's until it asks for the next: see `mpihpc.core.staging.download`.
+    A slab's cells are valid until the next one is requested: see `mpihpc.core.staging.download`.
     """
     slabs = [array.box] if array.device.host else list(array.box.slabs(slab_cells(array.dtype)))
     pieces = [array.local[slab.slices(array.box.start)] for slab in slabs]
@@ -326,10 +425,10 @@ def host_slabs(array: DistArray) -> Iterator[tuple[Box, NDArray[Any]]]:
 
 
 def _block_memory(shape: Sequence[int], dtype: np.dtype, before: int, device: Device) -> tuple[Any, int]:
-    """The memory for a block's padded array, and how many cells into its rows the block's rows begin.
+    """The memory for a block's padded array, and the number of unused cells before the first halo cell of a row.
 
-    The rows of a block with a halo begin at a cache line, after `before` cells: streaming stores want it so.
-    They are an odd number of lines apart: at a power of two they would get into each other's way in a cache.
+    After its `before` halo cells, each row of a block begins at a cache line, as streaming stores require. Rows are an
+    odd number of lines apart: at a power of two they would compete for the same sets of a cache.
     """
     line, length = device.line // math.gcd(device.line, dtype.itemsize), shape[-1]
     if not before or len(shape) == 1 or length * dtype.itemsize < _LONG_ROW or not math.prod(shape):

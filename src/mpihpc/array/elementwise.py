@@ -129,7 +129,7 @@ def _frame(outs: tuple[Any, ...], operands: list[Any]) -> DistArray:
     frame = next((x for x in distributed if x.shape == shape), None)
     if frame is None:
         known = ", ".join(str(x.shape) for x in distributed)
-        raise ValueError(f"the result has shape {shape}, but no distributed operand has, only {known}")
+        raise ValueError(f"the result has shape {shape}, which no distributed operand has: they have {known}")
     return frame
 
 
@@ -142,9 +142,9 @@ def _result_dtypes(
     casting = options.get("casting", "same_kind")
     for x, dtype in zip(outs, dtypes, strict=True):
         if x is not None and not np.can_cast(dtype, x.dtype, casting):
-            raise TypeError(f"the result is {dtype}, which casting {casting!r} does not put into {x.dtype}")
+            raise TypeError(f"cannot cast the result from {dtype} to {x.dtype} with casting={casting!r}")
     if (kind := np.asarray(_sample(operands[-1])).dtype).kind != "b":
-        raise TypeError(f"where is {kind}: give an array of bool")
+        raise TypeError(f"where has dtype {kind}: give an array of bool")
     return dtypes
 
 

@@ -11,7 +11,7 @@ class Indexing:
     __slots__ = ()
 
     def __getitem__(self, index: Any) -> NoReturn:
-        raise TypeError("a distributed array has no cells by index: use .local for this rank's block, or .gather()")
+        raise TypeError("distributed arrays do not support indexing: use .local for this rank's block, or .gather()")
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
-        raise TypeError("a distributed array has no cells by index: write into .local, this rank's block")
+        raise TypeError("distributed arrays do not support indexing: write to .local, this rank's block")

@@ -96,7 +96,7 @@ def require_beside(
     """
     if x.topology is not topology:
         raise ValueError(
-            f"{name} is on another communicator than {like} ({x.topology.size} and {topology.size} ranks): "
+            f"{name} is on a different communicator than {like} ({x.topology.size} and {topology.size} ranks): "
             "make both with the same comm"
         )
     if device is not None and x.device is not device:

@@ -1,4 +1,4 @@
-"""Reductions: from all cells to one number, or along axes to a smaller array.
+"""Reductions: of all cells to one number, or along axes to a smaller array.
 
 `sum`, `mean`, `var`, `std`, `dot`, `vecdot` and `norm` of floating-point numbers have the same bits however the array
 is cut: they add without rounding (`src/_core/sums.hpp`) and round the total once. So with ``u = 2**-53``:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a `DistArray`, which it gets as `Decomposition` cuts it; anything else is refused. Collective."""
+    """Check that the argument is a `DistArray`, and give it a plain `Decomposition`. Collective."""
 
     @functools.wraps(function)
     def checked(a: DistArray, *others: Any, **options: Any) -> Any:
@@ -71,29 +71,38 @@ def sum(
     axis : int or sequence of int, optional
         The axes to reduce. Default: all.
     dtype : dtype, optional
-        Of the result, and what cells are converted to before they are added. Default: NumPy's choice (small integers
-        become int64 or uint64).
+        Of the result; cells are converted to it before they are added. Default: as NumPy (small integers become int64
+        or uint64).
     keepdims : bool
         Keep the reduced axes, with length 1.
     reproducible : bool
-        Whether the bits of floating-point results must not depend on the decomposition.
+        Whether floating-point results have the same bits for every decomposition.
 
     Returns
     -------
     NumPy scalar, or DistArray
-        A scalar, the same on all ranks, if all axes are reduced and `keepdims` is false. An array stays on the grid of
-        `a` if the reduced axes are not cut, else it has the balanced grid of the other axes.
+        A scalar, the same on all ranks, if all axes are reduced and `keepdims` is false. Otherwise an array: on the
+        grid of `a` if the reduced axes are not cut, else on the balanced grid of the other axes.
 
     Raises
     ------
     ValueError
-        An axis that `a` has not.
+        `axis` is out of range.
     TypeError
         `a` is complex and `dtype` is not.
 
     Notes
     -----
-    Errors and source: see `mpihpc.array.reductions`. Integers wrap around, as in NumPy.
+    Rounding errors and references: see `mpihpc.array.reductions`. Integers wrap around, as in NumPy.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.sum()
+    np.float64(21.0)
+    >>> u.sum(axis=0).gather(root=None)
+    array([5., 7., 9.])
     """
     r = Reduction(a, axis, keepdims, lambda: _result_dtype(np.sum, a, dtype))
     return r.finish(r.combined(_total(r, r.dtype, reproducible, r.narrow)))
@@ -111,6 +120,13 @@ def mean(
     """The arithmetic mean, ``sum / count``. Collective. Parameters, result and errors: see `sum`.
 
     Integers are converted to float64. The mean of no cells is NaN.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.mean(axis=1).gather(root=None)
+    array([2., 5.])
     """
     r = Reduction(a, axis, keepdims, lambda: _result_dtype(np.mean, a, dtype))
     return r.finish(r.combined(_total(r, r.dtype, reproducible)) / r.count)
@@ -139,6 +155,13 @@ def var(
     -------
     NumPy scalar, or DistArray
         As `sum`; real.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.var(axis=0).gather(root=None)
+    array([2.25, 2.25, 2.25])
     """
     return _var(a, axis, dtype, ddof, keepdims, reproducible, root=False)
 
@@ -153,7 +176,15 @@ def std(
     keepdims: bool = False,
     reproducible: bool = True,
 ) -> Any:
-    """The standard deviation, the square root of `var`, which see. Collective."""
+    """The standard deviation, the square root of `var`. Collective. Parameters and result: see `var`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.std(axis=0).gather(root=None)
+    array([1.5, 1.5, 1.5])
+    """
     return _var(a, axis, dtype, ddof, keepdims, reproducible, root=True)
 
 
@@ -170,6 +201,12 @@ def norm(a: DistArray, axis: Axis = None, *, keepdims: bool = False, reproducibl
     -------
     NumPy scalar, or DistArray
         As `sum`; real.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.norm(mpihpc.asarray([3.0, 4.0]))
+    np.float64(5.0)
     """
     r = Reduction(a, axis, keepdims, lambda: _numpys_dtype(_norm, a.dtype, None))
     kind = np.promote_types(a.dtype if kind_of(a.dtype) in "fc" else "f8", "f4")
@@ -190,7 +227,7 @@ def dot(a: DistArray, b: Any, *, reproducible: bool = True) -> Any:
     Parameters
     ----------
     a, b : DistArray of one axis
-        Of equal length. `b` may be a NumPy array that all ranks hold. It is moved if it is cut another way.
+        Of equal length. `b` may be a NumPy array that all ranks hold. It is redistributed if its decomposition differs.
     reproducible : bool
         See `sum`.
 
@@ -203,6 +240,13 @@ def dot(a: DistArray, b: Any, *, reproducible: bool = True) -> Any:
     ------
     ValueError
         Not vectors of the same length.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([1.0, 2, 3])
+    >>> u.dot(u)
+    np.float64(14.0)
     """
     return _vecdot(a, b, 0, False, reproducible)
 
@@ -213,7 +257,8 @@ def vecdot(a: DistArray, b: Any, *, axis: int = -1, reproducible: bool = True) -
     Parameters
     ----------
     a, b : DistArray
-        Of the same shape. `b` may be a NumPy array that all ranks hold. It is moved if it is cut another way.
+        Of the same shape. `b` may be a NumPy array that all ranks hold. It is redistributed if its decomposition is
+        another one.
     axis : int
         The axis to reduce.
     reproducible : bool
@@ -223,6 +268,13 @@ def vecdot(a: DistArray, b: Any, *, axis: int = -1, reproducible: bool = True) -
     -------
     NumPy scalar, or DistArray
         As `sum`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2], [3, 4]])
+    >>> mpihpc.vecdot(u, u).gather(root=None)
+    array([ 5., 25.])
     """
     return _vecdot(a, b, axis, True, reproducible)
 
@@ -231,8 +283,15 @@ def vecdot(a: DistArray, b: Any, *, axis: int = -1, reproducible: bool = True) -
 def prod(a: DistArray, axis: Axis = None, dtype: DTypeLike | None = None, *, keepdims: bool = False) -> Any:
     """The product of all cells, or along axes. Collective. Parameters and result: see `sum`.
 
-    The product of each block, multiplied in the order of the ranks: the last bits of floating-point results depend on
-    the decomposition.
+    The products of the blocks are multiplied in the order of the ranks, so the last bits of floating-point results
+    depend on the decomposition.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.prod()
+    np.float64(720.0)
     """
     r = Reduction(a, axis, keepdims, lambda: _result_dtype(np.prod, a, dtype))
     return r.finish(r.combined(r.values(lambda x, **over: np.prod(x, dtype=r.dtype, **over), np.multiply)))
@@ -240,12 +299,19 @@ def prod(a: DistArray, axis: Axis = None, dtype: DTypeLike | None = None, *, kee
 
 @_reduction
 def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """The smallest cell, or NaN where there is one. Collective. Parameters and result: see `sum`.
+    """The minimum, NaN if any cell is. Collective. Parameters and result: see `sum`.
 
     Raises
     ------
     ValueError
-        There is no cell to choose from.
+        There are no cells to choose from.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.min(axis=1).gather(root=None)
+    array([1., 4.])
     """
     r = Reduction(a, axis, keepdims, lambda: a.dtype, some="min")
     return r.finish(r.combined(r.values(np.min, np.minimum, _limit(a.dtype, largest=True))))
@@ -253,54 +319,101 @@ def min(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
 
 @_reduction
 def max(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """The largest cell, or NaN where there is one. Collective. Parameters and result: see `sum`; errors: see `min`."""
+    """The maximum, NaN if any cell is. Collective. Parameters and result: see `sum`; errors: see `min`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.max(axis=1).gather(root=None)
+    array([3., 6.])
+    """
     r = Reduction(a, axis, keepdims, lambda: a.dtype, some="max")
     return r.finish(r.combined(r.values(np.max, np.maximum, _limit(a.dtype, largest=False))))
 
 
 @_reduction
 def any(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """Whether a cell is not zero. Collective. Parameters and result: see `sum`."""
+    """Whether any cell is non-zero. Collective. Parameters and result: see `sum`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> (u > 5).any(axis=1).gather(root=None)
+    array([False,  True])
+    """
     r = Reduction(a, axis, keepdims, lambda: np.dtype(bool))
     return r.finish(r.combined(r.values(np.any, np.logical_or)))
 
 
 @_reduction
 def all(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """Whether no cell is zero. Collective. Parameters and result: see `sum`."""
+    """Whether all cells are non-zero. Collective. Parameters and result: see `sum`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> (u > 3).all(axis=1).gather(root=None)
+    array([False,  True])
+    """
     r = Reduction(a, axis, keepdims, lambda: np.dtype(bool))
     return r.finish(r.combined(r.values(np.all, np.logical_and)))
 
 
 @_reduction
 def count_nonzero(a: DistArray, axis: Axis = None, *, keepdims: bool = False) -> Any:
-    """The number of cells that are not zero, as int64. Collective. Parameters and result: see `sum`."""
+    """The number of non-zero cells, as int64. Collective. Parameters and result: see `sum`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> mpihpc.count_nonzero(u > 2)
+    np.int64(4)
+    """
     r = Reduction(a, axis, keepdims, lambda: np.dtype(np.int64))
     return r.finish(r.combined(r.values(lambda x, **over: np.sum(x != 0, dtype=np.int64, **over), np.add)))
 
 
 @_reduction
 def argmin(a: DistArray, axis: int | None = None, *, keepdims: bool = False) -> Any:
-    """Where the smallest cell is, or the first NaN. Collective.
+    """The index of the smallest cell, or of the first NaN. Collective.
 
     Parameters
     ----------
     a, keepdims
         See `sum`.
     axis : int, optional
-        Default: all, and the index counts cells of the global array in C order.
+        Default: all axes; the index is then into the flattened global array, in C order.
 
     Returns
     -------
     NumPy int64, or DistArray of int64
-        Of equal cells, the first one's index.
+        Among equal cells, the index of the first.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.argmin()
+    np.int64(0)
     """
     return _arg(a, axis, keepdims, "argmin")
 
 
 @_reduction
 def argmax(a: DistArray, axis: int | None = None, *, keepdims: bool = False) -> Any:
-    """Where the largest cell is, or the first NaN. Collective. Parameters and result: see `argmin`."""
+    """The index of the largest cell, or of the first NaN. Collective. Parameters and result: see `argmin`.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.asarray([[1.0, 2, 3], [4, 5, 6]])
+    >>> u.argmax(), u.argmax(axis=0).gather(root=None)
+    (np.int64(5), array([1, 1, 1]))
+    """
     return _arg(a, axis, keepdims, "argmax")
 
 

@@ -1,4 +1,4 @@
-"""What is not offered for distributed arrays, and what to use instead: refused on all ranks, with one line."""
+"""What is not supported for distributed arrays, and what to use instead: refused on all ranks, with one line."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Refusals:
             return getattr(self, name)
         module = func.__module__ or "numpy"
         with agree(self.topology.private):  # type: ignore[attr-defined]
-            raise TypeError(f"{module}.{name} is not offered for distributed arrays: use {_instead(module, name)}")
+            raise TypeError(f"{module}.{name} is not supported for distributed arrays: use {_instead(module, name)}")
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(
-            f"this array of shape {self.shape} is spread over {self.topology.size} ranks: "  # type: ignore[attr-defined]
-            "use .gather() for the whole of it on one rank, .gather(root=None) on all, or .local for this rank's block"
+            f"this array of shape {self.shape} is distributed over {self.topology.size} ranks: "  # type: ignore[attr-defined]
+            "use .gather() for all of it on one rank, .gather(root=None) on all ranks, or .local for this rank's block"
         )
 
     def __bool__(self) -> NoReturn:
@@ -68,10 +68,10 @@ def refuse_ufunc(ufunc: np.ufunc, method: str, outs: tuple[Any, ...], options: d
     name: str = ufunc.__name__
     if method != "__call__":
         here = f": use .{_AS_METHOD[name]}()" if method == "reduce" and name in _AS_METHOD else ""
-        raise TypeError(f"numpy.{name}.{method} is not offered for distributed arrays{here}")
+        raise TypeError(f"numpy.{name}.{method} is not supported for distributed arrays{here}")
     if ufunc.signature is not None:
         here = {"matmul": ": use @ between distributed arrays", "vecdot": ": use mpihpc.vecdot"}.get(name, "")
-        raise TypeError(f"numpy.{name} does not work elementwise, so not on distributed arrays{here}")
+        raise TypeError(f"numpy.{name} is not elementwise, and not supported for distributed arrays{here}")
     if unknown := set(options) - {"dtype", "casting"}:
         raise TypeError(f"numpy.{name} of distributed arrays takes dtype and casting, not {', '.join(sorted(unknown))}")
     for x in outs:
@@ -83,4 +83,4 @@ def _instead(module: str, name: str) -> str:
     """What to use instead of a function of NumPy."""
     if name in _REDUCTIONS and module == "numpy":
         return f"mpihpc.{name}"
-    return _INSTEAD.get(name, "ufuncs, functions of mpihpc, or mpihpc.map_blocks where each cell is worked on alone")
+    return _INSTEAD.get(name, "ufuncs, functions of mpihpc, or mpihpc.map_blocks for elementwise work")

@@ -253,7 +253,7 @@ def find_device(name: str | Device, node_rank: int) -> Device:
     wished_transport()  # a wrong one is found on machines without GPUs too
     if reason := why_not():
         if name == "gpu":
-            raise ValueError(f"device 'gpu' is not to be had: {reason}; or use --device cpu")
+            raise ValueError(f"no GPU is available: {reason}; or use --device cpu")
         return CPU
     return gpu(node_rank)
 

@@ -35,15 +35,14 @@ def numbers(x: Any, name: str = "an array", dtype: DTypeLike | None = None) -> N
     >>> numbers(np.ma.masked_array([1, 2], [False, True]), "the kernel")
     Traceback (most recent call last):
     ...
-    TypeError: 1 of 2 cells of the kernel are masked: give .filled(value), with what they should be (numpy.nan, say)
+    TypeError: 1 of 2 cells of the kernel are masked: fill them first: .filled(value) (numpy.nan, say)
     """
     if type(x) is np.ndarray and dtype is None and x.dtype.isbuiltin == 1 and x.dtype.char in _COMMON:
         return x
     if type(x) is not np.ndarray:
         if hits := _masked(x):
             raise TypeError(
-                f"{hits} of {np.size(x)} cells of {name} are masked: give .filled(value), with what they should be "
-                "(numpy.nan, say)"
+                f"{hits} of {np.size(x)} cells of {name} are masked: fill them first: .filled(value) (numpy.nan, say)"
             )
         if hasattr(x, "toarray") and not hasattr(x, "__array__"):
             raise TypeError(f"{name} is a sparse {type(x).__name__}: give .toarray()")
@@ -66,7 +65,7 @@ def number_dtype(dtype: DTypeLike) -> np.dtype:
     """The dtype in native byte order, if it is one of numbers or bools."""
     found = _bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
     if kind_of(found) not in "biufc":
-        raise TypeError(f"dtype {found} is not one of numbers: use integers, floats or complex numbers")
+        raise TypeError(f"dtype {found} is not numeric: use integers, floats or complex numbers")
     if found.char in "gG":  # its cells have bytes without a meaning: no checksum, no files others can read
         raise TypeError(f"dtype {found} is wider than {'complex128' if found.kind == 'c' else 'float64'}: use that")
     return found.newbyteorder("=")

@@ -95,7 +95,7 @@ def _leave(status: Any) -> None:
             with suppress(Exception):
                 if not isinstance(status, int):
                     print(status, file=sys.stderr)
-                what = f"rank {world.rank} of {world.size} left with exit code {code}, other ranks did not"
+                what = f"rank {world.rank} of {world.size} exited with code {code}, other ranks did not"
                 print(f"mpihpc: {what}, so the job ends", file=sys.stderr)
             end_job(code)
         time.sleep(0.005)

@@ -151,7 +151,7 @@ def _start(comm: MPI.Intracomm, seconds: float, node: int | None, stack: context
         job_file = comm.bcast(job_file, root=0)
         with agree(comm):
             if job_file and not os.path.exists(job_file):
-                message = f"is not seen on all nodes: set {FOLDER_VARIABLE} to a folder on a shared disk"
+                message = f"is not visible on all nodes: set {FOLDER_VARIABLE} to a folder on a shared disk"
                 raise OSError(errno.ENOENT, message, job_file)
 
         with agree(comm):

@@ -1,4 +1,4 @@
-"""Communicators: who the ranks are, and which of them share a node."""
+"""Communicators: the ranks, and which of them share a node."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ from mpihpc.core.watchdog import phase
 
 
 class Topology:
-    """The ranks of a communicator. Made once per communicator, by `Topology.of`.
+    """The ranks of a communicator. `Topology.of` returns one object per communicator.
 
     Attributes
     ----------
     comm : mpi4py.MPI.Intracomm
         The user's communicator.
     private : mpi4py.MPI.Intracomm
-        A duplicate for the package's own messages: they can never be taken for the user's.
+        A duplicate for the package's own messages, so that they never match the user's.
     rank, size : int
-        This rank, and how many there are.
+        The number of this rank, and the number of ranks.
     cores : int
-        Cores this rank may call its own: those it is bound to, shared fairly with the ranks bound to them too.
-        At least 1.
+        Cores for this rank: those it is bound to, divided by the number of ranks bound to them. At least 1.
     node_rank : int
-        Number of this rank among those on its node.
+        The number of this rank among those on its node.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.Topology.of() is mpihpc.Topology.of()
+    True
+    >>> mpihpc.zeros(4).topology is mpihpc.Topology.of()
+    True
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
@@ -56,9 +63,17 @@ class Topology:
         Raises
         ------
         LaunchError
-            MPI does not run, or the launcher does not belong to it: each process believes that it is alone.
+            MPI is not running, or the launcher does not belong to this MPI library, so that each process sees only
+            itself.
         TypeError
-            Not an intracommunicator.
+            `comm` is not an intracommunicator.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> topology = mpihpc.Topology.of()
+        >>> topology.rank < topology.size
+        True
         """
         check_launch()
         comm = MPI.COMM_WORLD if comm is None else comm
@@ -76,17 +91,23 @@ class Topology:
         return new
 
     def device(self, name: str | Device) -> Device:
-        """The device that a name means, of one kind on all ranks. Collective.
+        """The device of this rank, of the same kind on all ranks. Collective.
 
         Parameters
         ----------
         name : str or Device
-            ``cpu``; ``gpu``; or ``auto``: GPUs if all ranks have one. A device stands for itself.
+            ``cpu``; ``gpu``; or ``auto``: GPUs if all ranks have one. A `Device` is returned as it is.
 
         Raises
         ------
         ValueError
-            An unknown name, or ``gpu`` and a rank has none.
+            An unknown name, or ``gpu`` and a rank has none. On all ranks, with the same text.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> mpihpc.Topology.of().device("cpu").name
+        'cpu'
         """
         if not isinstance(name, str):
             return name
@@ -102,7 +123,7 @@ class Topology:
         return self._devices[name]
 
     def _tell_of_sharing(self, device: Device) -> None:
-        """Warn, once, if several ranks work on one GPU."""
+        """Warn, once, if several ranks share a GPU."""
         ranks = Counter(self.private.allgather(device.identity))
         most = max(ranks.values())
         if most > 1 and self.rank == 0:
@@ -111,9 +132,17 @@ class Topology:
             warnings.warn(f"{self.size} ranks share {gpus}: {advice}", RuntimeWarning, stacklevel=3)
 
     def next_tag(self) -> int:
-        """A tag for a new plan: plans are made in the same order on all ranks, so all find the same."""
+        """A tag for a new plan: all ranks create plans in the same order, so they agree on the tag.
+
+        Examples
+        --------
+        >>> import mpihpc
+        >>> topology = mpihpc.Topology.of()
+        >>> topology.next_tag() != topology.next_tag()
+        True
+        """
         self._tags += 1
-        return self._tags % 32768  # the least upper bound that MPI promises
+        return self._tags % 32768  # MPI guarantees tags up to 32767
 
 
 def _affinity() -> frozenset[int]:
@@ -123,15 +152,15 @@ def _affinity() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-_in_use: list[Topology] = []  # in the order in which they were made, which is the same on all of their ranks
+_in_use: list[Topology] = []  # in the order of creation, which is the same on all of their ranks
 _at_end = ExitStack()
 _process = os.getpid()
 
 
 @atexit.register
 def _leave_all() -> None:
-    """The script is at its end: this rank makes no more calls, on any communicator."""
-    if mpi_active() and os.getpid() == _process:  # a forked child is none of the ranks
+    """At the end of the script: this rank makes no more calls, on any communicator."""
+    if mpi_active() and os.getpid() == _process:  # a forked child is not a rank
         phase("end of the script")
         for topology in _in_use:
             leave(topology.private)
@@ -150,7 +179,7 @@ def _attribute() -> int:
 
 
 def _release(comm: MPI.Comm, keyval: int, topology: Topology) -> None:
-    """The user frees the communicator: so do we. (COMM_WORLD goes at MPI's end, and takes its duplicate along.)"""
+    """Free the duplicate when the user frees the communicator (that of COMM_WORLD is freed by MPI_Finalize)."""
     _in_use.remove(topology)
     if comm not in (MPI.COMM_WORLD, MPI.COMM_SELF):
         topology.private.Free()

@@ -1,8 +1,8 @@
-"""Moving boxes between ranks: the one way data travels.
+"""Moving boxes between ranks: the only way data travel.
 
-A `Transfer` compares what every rank *has* with what every rank *needs* and says, for any rank and without asking
-anybody, which boxes go where. `Transfer.bind` gives it buffers and persistent requests for arrays of one dtype;
-`Transfer.move` carries it out once; `Transfer.deliver` does too, and leaves what arrives where it lands.
+A `Transfer` compares what every rank *has* with what every rank *needs*, and computes which boxes go where, for any
+rank and without communication. `Transfer.bind` allocates buffers and persistent requests to carry it out many times;
+`Transfer.move` carries it out once; `Transfer.deliver` does too, and leaves the data in the receive buffers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from mpihpc.core.topology import Topology
 _UNIT = 1 << 20
 _MAX_COUNT = (1 << 31) - 1
 
-# After so many turns of a halo exchange, ranks of a node read messages of so many bytes where they were packed. MPI
-# would copy them twice more and take twice as long, cold or not; making such memory takes as long as ten turns save.
+# After _OFTEN turns of a halo exchange, ranks of a node read messages of at least _LARGE bytes directly from the
+# sender's buffer. MPI would copy them twice more and take twice as long; setting up shared memory costs what ten turns
+# save.
 _OFTEN = 12
 _LARGE = 1 << 12
 
@@ -35,7 +36,7 @@ _Request = TypeVar("_Request", bound=MPI.Request)
 
 
 class Message(NamedTuple):
-    """The boxes that go to or come from one other rank, in the order in which they lie in the message."""
+    """The boxes sent to or received from one other rank, in the order of the message."""
 
     peer: int
     boxes: list[Box]
@@ -49,8 +50,8 @@ class Message(NamedTuple):
 class Schedule(NamedTuple):
     """One rank's share of a transfer.
 
-    Boxes are where the rank itself sees the cells (see `Part`): of what it has in `sends` and the first of each pair
-    in `copies`, of what it needs in `receives` and the second of each pair.
+    Boxes are in the rank's own coordinates (see `Part`): those of the layout it has in `sends` and for the first of
+    each pair in `copies`, those of the layout it needs in `receives` and for the second.
     """
 
     sends: list[Message]
@@ -64,7 +65,7 @@ class Schedule(NamedTuple):
 
     @property
     def cells_received(self) -> int:
-        """Number of cells that other ranks send."""
+        """Number of cells received from other ranks."""
         return sum(message.cells for message in self.receives)
 
 
@@ -77,9 +78,16 @@ class Transfer:
     have : Layout
         Where the cells are. No cell may be on two ranks.
     need : Layout
-        Where they are wanted.
+        Where they should be.
     in_place : bool
-        Source and target are the same memory: cells that a rank needs where it already has them do not move.
+        Source and target are the same memory: cells that are already where they are needed do not move.
+
+    Examples
+    --------
+    >>> from mpihpc import Decomposition, Transfer
+    >>> rows, columns = Decomposition((4, 4), (2, 1)), Decomposition((4, 4), (1, 2))
+    >>> Transfer(rows, columns).schedule(0).sends
+    [Message(peer=1, boxes=[Box(start=(0, 2), stop=(2, 4))])]
     """
 
     have: Layout
@@ -87,7 +95,7 @@ class Transfer:
     in_place: bool = False
 
     def schedule(self, rank: int) -> Schedule:
-        """The messages and copies of one rank, any rank. Takes a time that grows with its number of peers only."""
+        """The messages and copies of one rank, which may be any. The time depends only on its number of peers."""
         have, need = self.have.parts(rank), self.need.parts(rank)
         takers = sorted({peer for part in have for peer in self.need.owners(part.box)})
         givers = sorted({peer for part in need for peer in self.have.owners(part.box)})
@@ -107,14 +115,14 @@ class Transfer:
         target_origin: Sequence[int] | None = None,
         device: Device = CPU,
     ) -> Exchange:
-        """Buffers and requests to carry this transfer out, as often as wanted. Collective.
+        """Allocate buffers and requests to carry out this transfer many times. Collective.
 
         Parameters
         ----------
         topology : Topology
             The ranks.
         dtype : numpy.dtype
-            Of the arrays to come.
+            Of the arrays to move.
         source_origin, target_origin : sequence of int, optional
             Global index of the first cell of the local source and target array. Default: zeros.
         device : Device
@@ -133,9 +141,20 @@ class Transfer:
         target_origin: Sequence[int] | None = None,
         device: Device = CPU,
     ) -> None:
-        """Carry this transfer out, once, from one local array into another of its dtype. Collective.
+        """Carry out this transfer once, from one local array to another of the same dtype. Collective.
 
-        Parameters are those of `bind`.
+        Other parameters: see `bind`.
+
+        Examples
+        --------
+        >>> import mpihpc, numpy as np
+        >>> topology = mpihpc.Topology.of()
+        >>> cut = mpihpc.Decomposition((6,), (topology.size,))
+        >>> box = cut.box(topology.rank)
+        >>> source, target = np.ones(box.shape), np.zeros(box.shape)
+        >>> mpihpc.Transfer(cut, cut).move(topology, source, target, box.start, box.start)
+        >>> bool((target == 1).all())
+        True
         """
         exchange = self.bind(topology, source.dtype, source_origin, target_origin, device)
         exchange(source, target)
@@ -144,7 +163,7 @@ class Transfer:
     def deliver(
         self, topology: Topology, source: Any, origin: Sequence[int] | None = None, device: Device = CPU
     ) -> Delivery:
-        """Begin to carry this transfer out, once. Collective.
+        """Start to carry out this transfer once. Collective.
 
         Parameters
         ----------
@@ -161,14 +180,14 @@ class Transfer:
 
 
 class Exchange:
-    """A transfer with its buffers and persistent requests. Made by `Transfer.bind`.
+    """A transfer with its buffers and persistent requests, created by `Transfer.bind`.
 
     Attributes
     ----------
     messages, bytes : int
-        What this rank sends to other ranks each time.
+        Sent by this rank to others each time.
     silent : bool
-        Whether it neither sends nor receives.
+        Whether this rank neither sends nor receives.
     """
 
     def __init__(
@@ -193,23 +212,23 @@ class Exchange:
         self._land = self._boxes([b for _, b in schedule.copies], target_origin)
         self._requests: list[MPI.Prequest] = []
         self._free = weakref.finalize(self, _free, self._requests)
-        self._turn, self._posted = 0, True  # the turns that all have heard of
+        self._turn, self._posted = 0, True  # the number of finished turns
         self._share_at = _OFTEN if in_place and device.host else -1
         self._connect({}, {})
 
     def _boxes(self, boxes: Iterable[Box], origin: Sequence[int] | None) -> Any:
-        """What moves boxes of a local array whose first cell is `origin`; None for no boxes."""
+        """The kernel that moves boxes of a local array whose first cell is `origin`; None for no boxes."""
         where = [[(s.start, s.stop) for s in box.slices(origin)] for box in boxes]
         return self._device.kernels.Boxes(where, len(where[0]), self._dtype) if where else None
 
     def _connect(self, mine: Mapping[int, Rows], theirs: Mapping[int, Rows]) -> None:
-        """Make buffers and requests; of messages to and from some peers, the rows are there, and both see them."""
+        """Create buffers and requests; messages in `mine` and `theirs` have shared rows that both ranks see."""
 
         def side(messages: list[Message], shared: Mapping[int, Rows], origin: Sequence[int] | None, post: Any) -> Any:
-            """Which boxes go to which bytes, in even turns and in odd ones; and a request for each message.
+            """Map boxes to bytes, for even and odd turns, and create a request per message.
 
-            Those that MPI carries lie one behind the other in one row. Of the others it carries only that they are
-            there, and the other way, if nothing else goes there, that the peer has got so far.
+            Messages carried by MPI are contiguous in one row. For messages in shared rows MPI carries an empty message
+            that announces them; and one in the other direction, if there is none, that tells how far the peer is.
             """
             carried = [message for message in messages if message.peer not in shared]
             here, mail = self._device.mailbox(sum(message.cells for message in carried) * self._size)
@@ -228,9 +247,9 @@ class Exchange:
         self._packs, self._packed, self._leaving = side(sends, mine, source, self._comm.Send_init)
 
     def _share(self) -> None:
-        """From now on, let peers on the same node read large messages where they were packed. Collective."""
+        """From now on, let peers on the same node read large messages from the sender's buffer. Collective."""
         if self._comm == MPI.COMM_NULL:
-            return  # the user has freed it; the requests still work
+            return  # the user has freed the communicator; the requests still work
 
         def large(messages: list[Message]) -> dict[int, int]:
             return {m.peer: m.cells * self._size for m in messages if m.cells * self._size >= _LARGE}
@@ -240,10 +259,10 @@ class Exchange:
             self._connect(mine, theirs)
 
     def start(self, source: Any) -> None:
-        """Send what others need of `source`, and begin to receive.
+        """Send what others need of `source`, and start to receive.
 
-        `source` must not change before `finish`. On a GPU this does not wait for what packs the messages, and they
-        leave at the first call of `progress` or `finish`.
+        `source` must not change before `finish`. On a GPU this does not wait for the packing kernels; the messages are
+        sent by the first call of `progress` or `finish`.
         """
         for boxes, rows in self._packs:
             boxes.pack(source, rows[self._turn % 2])
@@ -262,16 +281,16 @@ class Exchange:
         self._posted = True
 
     def progress(self) -> None:
-        """Let MPI move what it can: many libraries do so only when they are called."""
+        """Let MPI make progress: many libraries do so only inside MPI calls."""
         if not self._posted:
             self._send()
         else:
             MPI.Prequest.Testall(self._requests)
 
     def finish(self, source: Any, target: Any) -> None:
-        """Wait, and put everything into its place in `target`. What stays on the rank is copied from `source`.
+        """Wait for the messages and unpack them into `target`; cells that stay on the rank are copied from `source`.
 
-        Collective: in one turn it waits until the peers are here too.
+        Collective: in one turn it also sets up shared memory with the peers.
         """
         if not self._posted:
             self._send()
@@ -288,26 +307,26 @@ class Exchange:
             boxes.unpack(rows[turn], target)
 
     def __call__(self, source: Any, target: Any) -> None:
-        """Carry it out from begin to end. Collective."""
+        """Carry out the transfer: `start`, then `finish`. Collective."""
         self.start(source)
         self.finish(source, target)
 
     def close(self) -> None:
-        """Free the requests; the garbage collector does it too."""
+        """Free the requests; garbage collection does so too."""
         self._free()
 
 
 class Delivery:
-    """A transfer on its way, once. Made by `Transfer.deliver`.
+    """A transfer in progress, created by `Transfer.deliver`.
 
-    What a message needs not be packed for is sent from where it lies, and what arrives is used where it lands. So
-    there is no target array: iterating gives pairs of a box, as the rank needs it, and its cells, first those that the
-    rank itself has (views of the source), then those of one peer after the other, as soon as they are there.
+    Contiguous data are sent without packing, and received data are used in the receive buffer, so there is no target
+    array: iteration yields pairs of a box, in the coordinates of the layout that the rank needs, and its cells; first
+    those that the rank itself has (views of the source), then those of one peer after the other, as they arrive.
 
     Attributes
     ----------
     nbytes : int
-        Memory that it holds: what arrives, and what had to be packed.
+        Size of the receive buffers and of the packed messages.
     """
 
     def __init__(
@@ -317,7 +336,7 @@ class Delivery:
         itemsize, self.nbytes = source.dtype.itemsize, 0
         self._device, self._dtype = device, source.dtype
         self._parts = [(there, source[here.slices(origin)]) for here, there in schedule.copies]
-        # Each begins with the next rank, so that not all send to the first one first.
+        # Each rank starts with the next one, so that they do not all send to rank 0 first.
         receives = sorted(schedule.receives, key=lambda message: (rank - message.peer) % size)
         rows = [device.mailbox(message.cells * itemsize) for message in receives]
         self.nbytes += sum(here.nbytes for here, _ in rows)
@@ -362,7 +381,7 @@ class Delivery:
             yield from arrived
 
     def finish(self) -> None:
-        """Wait until all has arrived, and the source may change."""
+        """Wait until everything has arrived and the source may change."""
         for _ in self:
             pass
         MPI.Request.Waitall([request for request, _ in self._sends])
@@ -370,7 +389,7 @@ class Delivery:
 
 
 def _overlaps(have: list[Part], need: list[Part]) -> list[tuple[Box, Box]]:
-    """What two sides share, where the first sees it and where the second does. Both sides find the same order."""
+    """The overlaps of two sides, in the coordinates of each. Both sides find the same order."""
     shared = []
     for a in have:
         for b in need:
@@ -381,7 +400,7 @@ def _overlaps(have: list[Part], need: list[Part]) -> list[tuple[Box, Box]]:
 
 
 def _post(post: Callable[..., _Request], row: Any, peer: int, tag: int) -> _Request:
-    """A send or receive of a row of bytes."""
+    """Post a send or receive of a row of bytes."""
     if row.size <= _MAX_COUNT:
         return post([row, MPI.BYTE], peer, tag)
     units = MPI.BYTE.Create_contiguous(_UNIT)

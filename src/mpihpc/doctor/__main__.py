@@ -161,8 +161,8 @@ def _ring(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, int]:
         comm.Sendrecv(mine[:count], after, recvbuf=got[:count], source=before)
         with agree(comm):
             if not np.array_equal(got[:count], mine[:count] - comm.rank + before):
-                raise VerificationError(f"{got[:count].nbytes} bytes from rank {before} came with other values")
-    return f"{ranks_text(comm.size)} sent {mine.nbytes:,} bytes around a ring, the values are right", mine.nbytes
+                raise VerificationError(f"{got[:count].nbytes} bytes from rank {before} arrived with wrong values")
+    return f"{ranks_text(comm.size)} sent {mine.nbytes:,} bytes around a ring, all values correct", mine.nbytes
 
 
 def _file(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, int]:
@@ -182,11 +182,11 @@ def _file(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, int]:
         back = io.read(f"{there}/data.h5", comm=topology.comm)
         with agree(comm):
             if not np.array_equal(back.local, u.local):
-                raise VerificationError("a file was read with other values than were written")
+                raise VerificationError("the values read from a file differ from those written")
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-    return f"{ranks_text(comm.size)} wrote and read an HDF5 file, the values are right", u.nbytes
+    return f"{ranks_text(comm.size)} wrote and read an HDF5 file, all values correct", u.nbytes
 
 
 def _copy(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, float]:
@@ -238,8 +238,8 @@ def _large(topology: Topology, ranks: Sequence[Facts]) -> tuple[str, dict[str, f
     sums = comm.allgather(cpu.checksum(data, (0,), data.shape))
     with agree(comm):
         if sums[0] != sums[-1]:
-            raise VerificationError(f"{nbytes} bytes from rank 0 came with other values")
-    said = f"rank 0 sent {nbytes:,} bytes to rank {comm.size - 1} at {rate:.3g} GB/s, the values are right"
+            raise VerificationError(f"{nbytes} bytes from rank 0 arrived with wrong values")
+    said = f"rank 0 sent {nbytes:,} bytes to rank {comm.size - 1} at {rate:.3g} GB/s, all values correct"
     return said, {"bytes": nbytes, "GBps": rate}
 
 

@@ -33,9 +33,13 @@ _LIBMPI = re.compile(r"libmpi(ch|_abi|_(cray|gnu|intel|amd|aocc|nvidia)\w*)?(-[0
 _SAFE_HDF5 = (1, 14, 4)
 _BUILD = "pip install --force-reinstall --no-cache-dir --no-binary"
 _FOLDERS = {
-    "nfs": ("warning", "NFS: MPI-IO needs its locks, which are slow and on some servers missing", "parallel (scratch)"),
-    "tmpfs": ("warning", "memory (tmpfs): files take it from the ranks, and a restart loses them", "disk's"),
-    "overlay": ("note", "a layer of the container: files are gone with it", "mounted"),
+    "nfs": (
+        "warning",
+        "NFS: MPI-IO needs file locks, which are slow, and missing on some servers",
+        "parallel (scratch)",
+    ),
+    "tmpfs": ("warning", "memory (tmpfs): files use up memory of the ranks, and are lost on restart", "disk's"),
+    "overlay": ("note", "a layer of the container: files are lost with it", "mounted"),
 }
 _SLURM = ("JOB_ID", "JOB_NODELIST", "NTASKS", "CPUS_PER_TASK", "MEM_PER_NODE", "MEM_PER_CPU", "MPI_TYPE", "CPU_BIND")
 
@@ -176,7 +180,7 @@ def look(threads: int) -> Facts:
 
 
 def _defect(name: str, error: Exception) -> Finding:
-    return Finding("broken", f"{name} failed: {type(error).__name__}: {error}", "report this line as a defect")
+    return Finding("broken", f"{name} failed: {type(error).__name__}: {error}", "report this line as a bug")
 
 
 # --- checks: the facts of all ranks, no communication
@@ -224,14 +228,14 @@ def check_cores(ranks: Sequence[Facts]) -> Iterator[Finding]:
             why = f" (CPU quota of the control group: {quota:g})" if quota < len(cores) else ""
             fix = f"OMP_NUM_THREADS={max(1, room // len(here))}"
             fix += f", and at most {ranks_text(room)} on this node" if len(here) > room else ""
-            yield Finding("warning", f"{job} on {room} of {machine} cores{why}: they wait for each other", fix)
+            yield Finding("warning", f"{job} on {room} of {machine} cores{why}: threads compete for cores", fix)
         elif crowded:
             tight = ranges({core for rank in crowded for core in here[rank]["cores"]})
             bound = f"{ranks_word(ranges(crowded))} bound to cores {tight} of {machine}"
             fix = "mpirun --bind-to none, or srun --cpus-per-task=THREADS --cpu-bind=cores"
             yield Finding("warning", f"{job}, {bound}: threads share a core", fix)
         elif len(cores) < machine:
-            fix = "if the others are yours too: mpirun --bind-to none, or srun --cpus-per-task=THREADS"
+            fix = "to use the other cores, if they are yours: mpirun --bind-to none, or srun --cpus-per-task=THREADS"
             yield Finding("note", f"{host}: the job may use {len(cores)} of {machine} cores ({ranges(cores)})", fix)
         elif quota < len(cores):
             yield Finding("note", f"{host}: the control group grants {quota:g} of {len(cores)} cores")
@@ -242,7 +246,7 @@ def check_kernels(ranks: Sequence[Facts]) -> Iterator[Finding]:
     for openmp, who in each(ranks, "openmp"):
         if not openmp:
             fix = f"install a compiler with OpenMP, then {_BUILD}=mpihpc --no-deps mpihpc"
-            yield Finding("warning", f"compiled without OpenMP{who}: one thread per rank computes", fix)
+            yield Finding("warning", f"compiled without OpenMP{who}: one compute thread per rank", fix)
     blas = max((n for facts in ranks for n in facts["blas"].values()), default=0)
     own = min(facts["threads"] for facts in ranks)
     if len(ranks) > 1 and blas > own:
@@ -258,11 +262,13 @@ def check_hdf5(ranks: Sequence[Facts]) -> Iterator[Finding]:
             parallel = f"HDF5_DIR=/path/to/newer/parallel/hdf5 HDF5_MPI=ON CC=mpicc {_BUILD}=h5py h5py"
             yield Finding(
                 "warning",
-                f"HDF5 {found['hdf5']}{who} has security holes, closed in 1.14.4: open no files of strangers",
+                f"HDF5 {found['hdf5']}{who} has security holes, closed in 1.14.4: do not open untrusted files",
                 parallel if found["parallel"] else "pip install --upgrade h5py",
             )
         if len(ranks) > 1 and not found["parallel"]:
-            yield Finding("note", f"h5py is serial{who}: files are written through MPI-IO, compressed ones in turn")
+            yield Finding(
+                "note", f"h5py is serial{who}: files are written through MPI-IO, compressed ones by one rank at a time"
+            )
 
 
 def check_room(ranks: Sequence[Facts]) -> Iterator[Finding]:
@@ -286,7 +292,7 @@ def check_slurm(ranks: Sequence[Facts]) -> Iterator[Finding]:
     """Ranks have the cores that were asked for."""
     wanted, least = int(ranks[0]["slurm"].get("CPUS_PER_TASK", 1)), min(len(facts["cores"]) for facts in ranks)
     if least < wanted:
-        what = f"{wanted} cores per task were asked for, a rank has {least}: srun does not take it over from sbatch"
+        what = f"{wanted} cores per task were asked for, a rank has {least}: srun does not inherit it from sbatch"
         yield Finding("warning", what, "srun --cpus-per-task=$SLURM_CPUS_PER_TASK")
 
 

@@ -47,7 +47,7 @@ def exercise(comm: MPI.Intracomm, device: Device) -> Iterator[str]:
             device.wait()
             exchange(comm, here, there, peer)
             if not np.array_equal(device.to_host(there), others):
-                raise VerificationError("other bytes arrived than were sent")
+                raise VerificationError("the received bytes differ from those sent")
     yield "done"
 
 

@@ -74,7 +74,7 @@ def check_gpus(ranks: Sequence[Facts]) -> Iterator[Finding]:
     without = [rank for rank, gpu in enumerate(mine) if gpu is None]
     if without and len(without) < len(ranks):
         why = ranks[without[0]]["gpu"]["why_not"]
-        what = f"{ranks_word(ranges(without))} have no GPU ({why}): the job computes on CPUs"
+        what = f"{ranks_word(ranges(without))} have no GPU ({why}): the job runs on CPUs"
         yield Finding("warning", what, "srun --gpus-per-node=N, or start all ranks on nodes with GPUs")
     if not any(mine):
         return
@@ -87,11 +87,11 @@ def check_gpus(ranks: Sequence[Facts]) -> Iterator[Finding]:
     if len(seen) > len({host for host, *_ in seen}):
         fix = "srun --gpus-per-node=N without --gpus-per-task: ranks choose their GPUs themselves"
         yield Finding(
-            "note", "ranks of a node see different GPUs: no CUDA IPC between them, messages take detours", fix
+            "note", "ranks of a node see different GPUs: no CUDA IPC between them, messages take slower paths", fix
         )
     said = {facts["gpu"]["mpi_says_direct"] for facts in ranks if facts["gpu"]}
     if len(said) > 1:
-        yield Finding("warning", "only some ranks have an MPI library that takes device memory", _STAGED)
+        yield Finding("warning", "only some ranks have an MPI library with CUDA support", _STAGED)
 
 
 def show_gpus(ranks: Sequence[Facts]) -> dict[str, str]:
@@ -122,16 +122,16 @@ def prove(ranks: Sequence[Facts], mpirun: str) -> Finding:
         whys = dict.fromkeys(facts["gpu"]["why_not"] for facts in ranks if facts["gpu"])
         return Finding("ok", f"no GPU: {'; '.join(whys)}")
     if not (ranks[0]["gpu"] or {}).get("mpi_says_direct"):
-        what = "messages leave GPUs through host memory: the MPI library does not say that it takes device memory"
+        what = "GPU messages go through host memory: the MPI library does not report CUDA support"
         return Finding("ok", f"{what} (staged transport)")
     if not mpirun:
-        return Finding("note", "direct transport was not tried: there is no mpirun beside this MPI library", _STAGED)
+        return Finding("note", "direct transport was not tried: no mpirun belongs to this MPI library", _STAGED)
     command = [mpirun, "-n", "2", sys.executable, "-m", "mpihpc.doctor.exchange"]
     said, problem = attempt(command, unlaunched(os.environ) | {VARIABLE: "direct"}, _LIMIT)
     if not problem:
         return Finding("ok", f"direct works on {ranks[0]['host']}: {', '.join(said[:-1])}")
     level = "note" if transport() == "staged" else "broken"
-    return Finding(level, f"the MPI library says that it takes device memory, but it fails: {problem}", _STAGED)
+    return Finding(level, f"the MPI library reports CUDA support, but it fails: {problem}", _STAGED)
 
 
 def attempt(command: Sequence[str], env: Mapping[str, str], limit: float) -> tuple[list[str], str]:
@@ -146,7 +146,7 @@ def attempt(command: Sequence[str], env: Mapping[str, str], limit: float) -> tup
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        hung = f"not through after {limit:g} s"
+        hung = f"not finished after {limit:g} s"
         process.terminate()  # mpirun ends its ranks
         with suppress(subprocess.TimeoutExpired):
             process.wait(10)

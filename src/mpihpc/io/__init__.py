@@ -1,7 +1,7 @@
 """Files: each rank reads and writes its own box.
 
-Reads HDF5, Zarr, ``.npy`` and ``.npz``; writes HDF5 and Zarr. A written file has one layout whatever the number of
-ranks, appears under its name only when it is whole, and opens with plain ``h5py.File(name)[dataset]`` or zarr-python.
+Reads HDF5, Zarr, ``.npy`` and ``.npz``; writes HDF5 and Zarr. The layout of a written file does not depend on the
+number of ranks, the file appears under its name only when it is complete, and plain h5py or zarr-python opens it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def open(
     file : path
         HDF5, Zarr, ``.npy`` or ``.npz`` to read; HDF5, or Zarr by a name that ends with ``.zarr``, to write.
     mode : str
-        "r": a `Reader`. "w": a `Writer` or a `ZarrWriter`; the file appears under its name, whole, when it is closed
-        without an error.
+        "r": returns a `Reader`. "w": returns a `Writer` or a `ZarrWriter`; the complete file appears under its name
+        when it is closed without an error.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
     decode : bool
@@ -66,7 +66,16 @@ def open(
     Raises
     ------
     ValueError, OSError
-        On all ranks, with the same text.
+        An unknown mode, or a file that cannot be read or written. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> with mpihpc.io.open("run.h5", "w") as file:
+    ...     file.write("u", mpihpc.ones((4, 3)))
+    >>> with mpihpc.io.open("run.h5") as file:
+    ...     file.read("u").sum()
+    np.float64(12.0)
     """
     if mode not in ("r", "w"):
         raise ValueError(f"mode {mode!r} is not 'r' or 'w'")
@@ -86,29 +95,29 @@ def read(
     decomposition: Decomposition | None = None,
     device: str | Device = "cpu",
 ) -> DistArray:
-    """Read an array; each rank reads its own box. Collective.
+    """Read an array; each rank reads its own block. Collective.
 
-    It goes through host memory in slabs of at most 16 MiB, or of one packed chunk of the file if that is larger. For
-    blocks on a GPU there are two of them at a time: one is read while the other travels.
+    Data are read in slabs of at most 16 MiB, or of one compressed chunk of the file if that is larger. Blocks on a GPU
+    need two slabs in host memory: one is read while the other is copied to the GPU.
 
     Parameters
     ----------
     file : path
-        HDF5 (netCDF 4 and MATLAB 7.3 included), ``.npy`` (memory-mapped) or ``.npz`` (read by rank 0, and dealt slab
-        by slab). What is in the file decides, not its name.
+        HDF5 (including netCDF 4 and MATLAB 7.3), Zarr, ``.npy`` (memory-mapped) or ``.npz`` (read by rank 0, which
+        sends each slab to its owners). The format follows from the content, not from the name.
     dataset : str, optional
-        The dataset of an HDF5 file, the key of an ``.npz`` file. Default: the only one.
+        The dataset of an HDF5 file, the array of a Zarr store, or the key of an ``.npz`` file. Default: the only one.
     dtype : dtype, optional
-        Of the array. Default: that of the values in the file, in native byte order. Numbers may be rounded; those that
-        do not fit are refused.
+        Of the array. Default: that of the values in the file, in native byte order. Numbers may be rounded; numbers out
+        of range are refused.
     slices : optional
-        The part to read, as ``np.s_[-1, :, ::2]``: an integer drops its axis; steps are 1 or more. Each rank reads its
-        own cells of it only. Default: all.
+        The part to read, as ``np.s_[-1, :, ::2]``: an integer drops its axis; steps are 1 or more. Each rank reads only
+        its own cells of it. Default: all.
     decode : bool
-        Packed numbers (the attributes ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``,
-        ``valid_range``, ``valid_min``, ``valid_max`` and ``_Unsigned`` of the CF conventions) become the values that
-        they stand for, NaN where there is none: float32 where that holds them exactly, else float64, integers with a
-        fill value too. False: the numbers as they are stored.
+        Decode packed values (attributes ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``,
+        ``valid_range``, ``valid_min``, ``valid_max`` and ``_Unsigned`` of the CF conventions), with NaN for missing
+        ones, to float32 if that is exact, else to float64. Integers with a fill value become floats too. False: read
+        the numbers as stored.
     comm, dims, halo, device
         See `mpihpc.empty`.
     decomposition : Decomposition, optional
@@ -117,12 +126,17 @@ def read(
     Raises
     ------
     ValueError, TypeError, OSError
-        No such file or dataset, another format, truncated, or not numbers; a part that is not there, or values that
-        do not fit `dtype`. On all ranks, with the same text.
+        The file or dataset does not exist, has an unknown format, is truncated, or does not hold numbers; `slices` is
+        out of range; or values do not fit `dtype`. On all ranks, with the same text.
 
     Examples
     --------
-    >>> u = mpihpc.io.read("run.h5", "data", slices=np.s_[-1])  # doctest: +SKIP
+    >>> import mpihpc
+    >>> mpihpc.io.write("run.h5", mpihpc.fromfunction(lambda i, j: 10 * i + j, (3, 4)))
+    >>> mpihpc.io.read("run.h5").shape
+    (3, 4)
+    >>> mpihpc.io.read("run.h5", slices=(-1, slice(None, None, 2))).gather(root=None)
+    array([20., 22.])
     """
     with Reader(file, dataset, comm=comm, decode=decode) as reader:
         options: dict[str, Any] = {"dims": dims, "halo": halo, "decomposition": decomposition, "device": device}
@@ -140,19 +154,19 @@ def write(
 ) -> None:
     """Write an array into a new HDF5 file or Zarr store; each rank writes its own cells. Collective.
 
-    An old file of this name is replaced when the new one is whole; until then, and after any failure, it stays. Arrays
-    of a Zarr store that have other names stay.
+    An existing file of this name is replaced when the new one is complete; until then, and after any failure, it stays.
+    Other arrays of an existing Zarr store are kept.
 
-    Blocks in host memory are written from where they lie (parts of packed chunks are moved before). Those on a GPU come
-    to host memory in sheets of at most 16 MiB, or of one packed chunk if that is larger: two at a time, however large
-    the block is, one of which comes while the other is written.
+    Blocks in host memory are written in place, without a copy (parts of compressed chunks are redistributed first).
+    Blocks on a GPU are copied to host memory in sheets of at most 16 MiB, or of one compressed chunk if that is larger;
+    there are two at a time: one is copied while the other is written.
 
     Parameters
     ----------
     file : path
         The file, or a name that ends with ``.zarr``; its folder must exist.
     array : DistArray
-        What to write.
+        The array to write.
     dataset : str
         Name of the dataset, ``group/name`` if wanted.
     attrs : mapping, optional
@@ -160,12 +174,20 @@ def write(
     compress : str, optional
         "gzip" or "gzip:LEVEL", level 1 to 9.
     chunks : bool
-        In chunks of about 1 MiB. Default: contiguous, unless compressed; in Zarr, of at most 16 MiB.
+        Store in chunks of about 1 MiB. Default: contiguous, unless compressed; in Zarr, chunks of at most 16 MiB.
 
     Raises
     ------
     ValueError, OSError
-        No such folder, no permission, no room. On all ranks, with the same text.
+        The folder does not exist or is not writable, or the disk is full. On all ranks, with the same text.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.ones((4, 3))
+    >>> mpihpc.io.write("u.h5", u, "velocity/u", attrs={"units": "m/s"}, compress="gzip")
+    >>> (mpihpc.io.read("u.h5", "velocity/u") == u).all()
+    np.True_
     """
     with together("mpihpc.io.write", {"array": array}) as topology:
         pass
@@ -174,11 +196,11 @@ def write(
 
 
 def split_name(text: str) -> tuple[str, str | None]:
-    """``FILE[:DATASET]`` in two; both may have colons.
+    """Split ``FILE[:DATASET]``; both parts may contain colons.
 
-    What exists on the disk decides: the longest text before a colon, or before the end, that names a file or a Zarr
-    store. If nothing exists, as for a new output, it is the longest text before a colon that ends as a file of a known
-    format does. Else the whole text is the file.
+    FILE is the longest part before a colon, or the whole text, that is an existing file or Zarr store. If there is
+    none, as for a new output, it is the longest part before a colon that has the suffix of a known format; failing
+    that, the whole text.
 
     Examples
     --------

@@ -18,6 +18,8 @@ _CHUNK_BYTES = 1 << 20
 def gzip_level(compress: str | None) -> int | None:
     """The level for "gzip" or "gzip:LEVEL".
 
+    Examples
+    --------
     >>> gzip_level("gzip"), gzip_level("gzip:9"), gzip_level(None)
     (4, 9, None)
     """

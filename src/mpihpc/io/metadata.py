@@ -1,4 +1,4 @@
-"""What a file says about an array beside its cells: names of axes, coordinates, units and other attributes."""
+"""The metadata of an array in a file: names of axes, coordinates, units and other attributes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Axis:
     name : str
         "" if the file gives none.
     values : numpy.ndarray, optional
-        Coordinates of the cells along it, as many as the axis is long.
+        Coordinates of the cells along the axis, one per cell.
     attrs : mapping
         Attributes of the coordinates, such as ``{"units": "m"}``.
     """
@@ -30,12 +30,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What describes an array.
+    """The metadata of an array.
 
     Attributes
     ----------
     axes : tuple of Axis
-        One per axis of the array; empty if nothing is known.
+        One per axis of the array; empty if the file has no information.
     attrs : mapping
         Attributes of the array, such as ``{"units": "K", "long_name": "temperature"}``.
     """

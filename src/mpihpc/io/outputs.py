@@ -1,4 +1,4 @@
-"""Formats that can be written. The end of a file's name says which; a format is a line in `_FORMATS`."""
+"""Formats that can be written, chosen by the suffix of the file's name; each is a line in `_FORMATS`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpihpc.io.zarr import writing as zarr
 
 
 class Output(Protocol):
-    """What is open for writing, on all ranks, until the end of a ``with`` statement. See `mpihpc.io.Writer`."""
+    """A file open for writing on all ranks, until the end of a ``with`` statement. See `mpihpc.io.Writer`."""
 
     attrs: dict[str, Any]
     """Attributes of the file, on rank 0."""
@@ -48,7 +48,7 @@ class Output(Protocol):
         ...
 
     def close(self) -> None:
-        """Flush to the disk, and give the file its name. Collective."""
+        """Flush to the disk, and rename the file to its final name. Collective."""
         ...
 
 
@@ -75,28 +75,44 @@ def create(file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -
         Its folder must exist.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> with mpihpc.io.create("out.h5") as output:
+    ...     output.write("u", mpihpc.ones((4, 3)))
+    >>> mpihpc.io.read("out.h5", "u").sum()
+    np.float64(12.0)
     """
     return _find(file).writer(file, comm=comm)
 
 
 def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False) -> None:
-    """Refuse a result that cannot be written, before anything is computed. For one rank, inside `agree`.
+    """Check that a result can be written, before anything is computed. For one rank, inside `agree`.
 
     Parameters
     ----------
     file : path
         The file.
     dataset : str
-        What will be in it.
+        The dataset to write.
     series : bool
-        Whether that is going to be snapshots.
+        Whether it will be a series of snapshots.
 
     Raises
     ------
     ValueError
-        Not the name of a file that can be written, or of a dataset.
+        The name is not valid for a file that can be written, or for a dataset.
     OSError
-        The folder does not exist or is not writable, or the name is taken by what cannot be replaced.
+        The folder does not exist or is not writable, or the name is taken by something that cannot be replaced.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.io.check_target("/no/such/folder/out.h5")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: /no/such/folder/out.h5 cannot be written: there is no folder /no/such/folder
     """
     _find(file).check_target(file, dataset, series=series)
 

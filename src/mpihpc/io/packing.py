@@ -1,4 +1,4 @@
-"""Packed values, as the CF conventions and the netCDF users' guide define them: what stored numbers stand for."""
+"""Packed values, as the CF conventions and the netCDF users' guide define them: decoding stored numbers."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ ATTRIBUTES = (
     "valid_max",
     "_Unsigned",
 )
-_EXACT = 1 << 53  # beyond, float64 has not all integers
+_EXACT = 1 << 53  # float64 is not exact for larger integers
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How to make values of stored numbers.
+    """How to decode stored numbers.
 
-    value = stored * scale + offset, and NaN where `fills` has the stored number or where it is out of range.
+    value = stored * scale + offset, and NaN where the stored number is one of `fills` or out of range.
 
     Attributes
     ----------
     dtype : numpy.dtype
-        Of the values. float32 where that holds them exactly: float32 with float32 factors or none, and integers of at
-        most 16 bits likewise. Else float64. It depends on the attributes alone: integers with a fill value become
-        floats even if no cell has it.
+        Of the values: float32 for stored float32, and for integers of at most 16 bits, if the factors are float32 or
+        absent; else float64. It depends only on the attributes: integers with a fill value become floats even if no
+        cell has that value.
     stored : numpy.dtype
-        Of the numbers, native; signed or not as ``_Unsigned`` says.
+        Of the stored numbers, in native byte order; signed or unsigned according to ``_Unsigned``.
     fills : numpy.ndarray
-        Stored numbers that stand for nothing.
+        Stored numbers that mark missing values.
     bounds : tuple of float
-        The least and the largest valid one, None where there is no bound.
+        The smallest and the largest valid number, None for no bound.
     unpacked_bounds : bool
-        They bound the values, not the stored numbers.
+        Whether `bounds` apply to the values instead of the stored numbers.
     """
 
     dtype: np.dtype
@@ -54,14 +54,14 @@ class Packing:
 
     @classmethod
     def of(cls, attrs: Mapping[str, Any], stored: np.dtype) -> Packing | None:
-        """What the attributes of an array say; None: the numbers are the values.
+        """The packing that attributes describe; None if the stored numbers are the values.
 
-        Categories (``flag_values``, ``flag_masks``) without a factor stay as they are, whatever their fill value.
+        Categories (``flag_values``, ``flag_masks``) without scale and offset are not decoded, even with a fill value.
 
         Raises
         ------
         ValueError
-            An attribute cannot be understood, but would change the values.
+            An attribute that affects the values cannot be interpreted.
         """
         given = {name: attrs[name] for name in ATTRIBUTES if name in attrs}
         if "flag_values" in attrs or "flag_masks" in attrs:
@@ -69,7 +69,7 @@ class Packing:
         if not given:
             return None
         if stored.kind not in "iuf":
-            raise ValueError(f"{', '.join(given)} of {stored} cells have no meaning")
+            raise ValueError(f"{', '.join(given)}: not defined for cells of {stored}")
         native = _signed(given.pop("_Unsigned", None), stored.newbyteorder("="))
         numbers = {name: _numbers(name, value) for name, value in given.items()}
         for name, count in [
@@ -125,7 +125,9 @@ class Packing:
         if cells.dtype.kind in "iu" and cells.dtype.itemsize == 8:
             large = ~missing & ((cells > _EXACT) | (cells < -_EXACT if cells.dtype.kind == "i" else False))
             if large.any():
-                raise ValueError(f"{cells[large][0]} does not fit float64, which has all integers up to {_EXACT} only")
+                raise ValueError(
+                    f"{cells[large][0]} does not fit float64, which is exact for integers up to {_EXACT} only"
+                )
         with np.errstate(all="ignore"):
             values = cells.astype(self.dtype)
             if self.scale is not None:
@@ -159,7 +161,7 @@ def _signed(unsigned: Any, stored: np.dtype) -> np.dtype:
 
 
 def _numbers(name: str, value: Any) -> NDArray[Any]:
-    """An attribute as a row of numbers; text such as "0.01" is taken for what it says."""
+    """An attribute as an array of numbers; text such as "0.01" is parsed."""
     try:
         row = np.atleast_1d(np.asarray(value)).ravel()
         if row.dtype.kind in "US":
@@ -167,7 +169,7 @@ def _numbers(name: str, value: Any) -> NDArray[Any]:
         if row.dtype.kind not in "iuf" or not row.size or value is None:
             raise ValueError
     except (TypeError, ValueError):
-        raise ValueError(f"attribute {name} is {value!r}, which is no number") from None
+        raise ValueError(f"attribute {name} is {value!r}, which is not a number") from None
     return row
 
 

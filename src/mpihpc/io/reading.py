@@ -1,4 +1,4 @@
-"""Reading: each rank its own part of an array, in whatever format."""
+"""Reading: each rank reads its own part of an array, in any format."""
 
 from __future__ import annotations
 
@@ -34,48 +34,55 @@ _ELSEWHERE = ("coordinates", "bounds", "grid_mapping", "cell_measures", "ancilla
 
 
 class Alone:
-    """The one process of a program that needs no MPI, in the place of a communicator: nothing is sent."""
+    """Stands in for a communicator in a program of one process that needs no MPI."""
 
     rank, size = 0, 1
 
     @property
     def private(self) -> Alone:
-        """For the package's own messages, of which there are none."""
+        """As `Topology.private`."""
         return self
 
     def bcast(self, value: Any, root: int = 0) -> Any:
-        """What this process has."""
+        """The value of this process."""
         return value
 
     def allreduce(self, value: Any, op: Any) -> Any:
-        """What this process has."""
+        """The value of this process."""
         return value
 
     def Allreduce(self, here: Any, values: Any, op: Any) -> None:
-        """What this process has, in its place."""
+        """The values of this process, in place."""
 
 
 class Reader:
-    """A file open for reading on all ranks. Making it is collective.
+    """A file open for reading on all ranks. Opening it is collective. Use it in a ``with`` statement.
 
     Parameters
     ----------
     file : path
         In one of `mpihpc.io.formats.FORMATS`.
     dataset : str, optional
-        The only one to look at. Default: all are listed.
+        Inspect only this one. Default: list all.
     comm : mpi4py.MPI.Intracomm, optional
-        The ranks. Default: COMM_WORLD. An `Alone` for a process without MPI, which has all but `read`.
+        The ranks. Default: COMM_WORLD. A process without MPI passes an `Alone`, and cannot call `read`.
     decode : bool
-        Whether packed numbers (see `mpihpc.io.packing`) become the values that they stand for.
+        Whether to decode packed values, see `mpihpc.io.read`.
 
     Attributes
     ----------
     entries : dict
-        Name -> `Entry` (name, shape, dtype, units) of the arrays that have been looked at. A ``.npy`` file has one,
-        named "".
+        Name -> `Entry` (name, shape, dtype, units) of the arrays inspected so far. A ``.npy`` file has one, named "".
     streamed : bool
-        Whether rank 0 reads the file from begin to end and deals it out.
+        Whether rank 0 reads the file as a stream and distributes it.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> mpihpc.io.write("run.h5", mpihpc.ones((4, 3)), "u", attrs={"units": "m"})
+    >>> with Reader("run.h5") as reader:
+    ...     reader.entries["u"].shape, reader.entries["u"].units, reader.read("u").sum()
+    ((4, 3), 'm', np.float64(12.0))
     """
 
     def __init__(
@@ -119,12 +126,12 @@ class Reader:
             self._opened = None
 
     def entry(self, dataset: str | None = None) -> Entry:
-        """The array of this name; None: the only one that does not describe the axes of another. Collective.
+        """The array of this name; None: the only one that is not a dimension scale. Collective.
 
         Raises
         ------
         ValueError
-            There is none, or there are several to choose from. The text lists them. The same on all ranks.
+            There is none, or there are several. The message lists them, and is the same on all ranks.
         TypeError
             It does not hold numbers.
         """
@@ -153,12 +160,12 @@ class Reader:
         return entry
 
     def array(self, dataset: str | None = None, slices: str | None = None) -> tuple[Entry, Any]:
-        """An array for a program, and the part of it that a text names: snapshots are none. Collective.
+        """An array for a program, and the parsed slices; a series of snapshots is refused. Collective.
 
         Raises
         ------
         ValueError
-            It is a series of snapshots, and the text does not choose one.
+            It is a series of snapshots, and `slices` does not choose one.
         """
         entry = self.entry(dataset)
         with agree(self.topology.private):
@@ -171,19 +178,19 @@ class Reader:
             return replace(entry, shape=Selection.of(entry.shape, part).shape), part
 
     def metadata(self, dataset: str | None = None, *, slices: Any = None) -> Metadata:
-        """What the file says about an array, coordinates along its axes included. Collective.
+        """The metadata of an array, including the coordinates along its axes. Collective.
 
         Parameters
         ----------
         dataset : str, optional
             Default: the only one.
         slices : optional
-            The part that is meant, see `mpihpc.io.read`.
+            The part to describe, see `mpihpc.io.read`.
 
         Returns
         -------
         Metadata
-            On all ranks. Attributes that say how values are packed are there only with ``decode=False``.
+            On all ranks. Packing attributes are included only with ``decode=False``.
         """
         entry = self.entry(dataset)
         axes: tuple[Axis, ...] = ()
@@ -228,13 +235,13 @@ class Reader:
         return new
 
     def read_box(self, entry: Entry, box: Box) -> NDArray[Any]:
-        """Some cells of an array of a file that is not `streamed`, read by this rank alone."""
+        """Read a box of an array, on this rank alone; not from a `streamed` file."""
         return self.read_part(entry, Selection.of(entry.shape).of_box(box))
 
     def read_part(self, entry: Entry, index: tuple[slice, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """What `index` names on each axis, bounds and steps positive, read by this rank alone, into `out` if given."""
+        """Read ``array[index]`` (no negative bounds or steps), on this rank alone, into `out` if given."""
         if self._opened is None:
-            raise ValueError(f"{self.file} is closed, or is read from begin to end: use read()")
+            raise ValueError(f"{self.file} is closed, or can only be read as a stream: use read()")
         stored, shape = self._stored[entry.name], [len(range(s.start, s.stop, s.step or 1)) for s in index]
         native = stored.dtype.newbyteorder("=")
         if out is None:
@@ -249,7 +256,7 @@ class Reader:
         return out
 
     def load(self, entry: Entry) -> NDArray[Any]:
-        """All cells of an array of a file that is `streamed`, read by this rank alone."""
+        """Read all of an array of a `streamed` file, on this rank alone."""
         if not isinstance(self._format, Streamed):
             raise ValueError(f"{self.file} is read in parts: use read_part()")
         with _readable(self.file, entry.name), self._format.stream(self.file, entry) as stream:
@@ -259,7 +266,7 @@ class Reader:
         return out
 
     def _read_block(self, entry: Entry, part: Selection, new: DistArray) -> None:
-        """In slabs, so that neither a second block nor the pages of a mapped file pile up in memory."""
+        """Read in slabs, so that neither a second block nor the pages of a mapped file fill the memory."""
         local, origin = new.local, new.box.start
         limit, step = slab_cells(self._stored[entry.name].dtype, new.dtype), None
         if entry.step:
@@ -273,7 +280,7 @@ class Reader:
                 tick()
 
     def _read_stream(self, format: Streamed, entry: Entry, part: Selection, new: DistArray) -> None:
-        """Read by rank 0 from begin to end, slab by slab, which goes to its owners. Collective."""
+        """Rank 0 reads the stream slab by slab, and sends each slab to its owners. Collective."""
         private, local, origin = self.topology.private, new.local, new.box.start
         dtype = self._stored[entry.name].dtype
         limit = slab_cells(dtype, new.dtype)
@@ -306,7 +313,7 @@ class Reader:
                     raise ValueError(f"it is longer than {entry.shape} {dtype}")
 
     def _store(self, entry: Entry, raw: NDArray[Any], out: NDArray[Any]) -> None:
-        """Stored cells as values, in the dtype of `out`."""
+        """Decode stored cells into `out`, in its dtype."""
         try:
             packing = self._packings.get(entry.name)
             if packing:
@@ -317,7 +324,7 @@ class Reader:
             raise ValueError(f"{self.file}: dataset {entry.name!r}: {error}{way}") from None
 
     def _look(self, dataset: str | None) -> None:
-        """Take one array of the file into the entries; all of them if it is not there, or None. Collective."""
+        """Add one array of the file to the entries; all of them if it does not exist, or for None. Collective."""
         private = self.topology.private
         found: dict[str, Entry] = {}
         with agree(private, root=0), _readable(self.file):
@@ -331,7 +338,7 @@ class Reader:
             self.entries[name] = self._as_values(stored)
 
     def _as_values(self, stored: Entry) -> Entry:
-        """The entry of an array as it is going to be read."""
+        """The entry of an array as `read` will return it."""
         dtype, attrs, refused = stored.dtype, dict(stored.metadata.attrs), stored.refused
         if self._decode and not refused:
             try:
@@ -374,7 +381,7 @@ class _OnRank0:
 
 
 def cast(cells: NDArray[Any], out: NDArray[Any]) -> None:
-    """Copy numbers into an array of another dtype, in which they may be rounded, but not become others.
+    """Copy numbers into an array of another dtype; they may be rounded, but must be in range.
 
     Raises
     ------
@@ -407,7 +414,7 @@ def cast(cells: NDArray[Any], out: NDArray[Any]) -> None:
 
 @contextmanager
 def _readable(file: str, dataset: str = "") -> Iterator[None]:
-    """What the libraries raise for files they cannot read, as one line that names the file."""
+    """Turn what libraries raise for unreadable files into one line that names the file."""
     try:
         yield
     except (
@@ -425,5 +432,5 @@ def _readable(file: str, dataset: str = "") -> Iterator[None]:
 
 
 def _listed(names: list[str]) -> str:
-    """The first of many names."""
+    """The first 20 names, as text."""
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"

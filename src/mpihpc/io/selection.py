@@ -1,4 +1,4 @@
-"""A part of an array, as basic indexing names it: ``np.s_[-1, :, ::2]``, or the text ``-1,:,::2``."""
+"""A part of an array, given by basic indexing: ``np.s_[-1, :, ::2]``, or the text ``-1,:,::2``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Selection(NamedTuple):
     Attributes
     ----------
     ranges : tuple of range
-        Indices that are taken on each axis of the whole array; steps are 1 or more.
+        The selected indices on each axis of the whole array; steps are 1 or more.
     kept : tuple of int
-        The axes that the part has; an integer drops its axis.
+        The axes of the part; an integer drops its axis.
     """
 
     ranges: tuple[range, ...]
@@ -25,14 +25,14 @@ class Selection(NamedTuple):
 
     @classmethod
     def of(cls, shape: Sequence[int], slices: Any = None) -> Selection:
-        """The part that `slices` names, with NumPy's rules.
+        """The part selected by `slices`, by NumPy's rules.
 
         Raises
         ------
         ValueError
             An index is out of range, there are too many, a step is not positive, or no axis is left.
         TypeError
-            It is no integer, slice or Ellipsis.
+            An entry is not an integer, a slice or Ellipsis.
 
         Examples
         --------
@@ -64,16 +64,16 @@ class Selection(NamedTuple):
                 raise ValueError(f"index {item} is out of range for axis {axis} of length {n}")
             ranges.append(range(k % n, k % n + 1))
         if not kept:
-            raise ValueError(f"slices names one cell of {len(shape)} axes: keep an axis, such as {ranges[-1][0]}:")
+            raise ValueError(f"slices selects one cell of {len(shape)} axes: keep an axis, such as {ranges[-1][0]}:")
         return cls(tuple(ranges), tuple(kept))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the part."""
+        """The shape of the part."""
         return tuple(len(self.ranges[axis]) for axis in self.kept)
 
     def of_box(self, box: Box) -> tuple[slice, ...]:
-        """Where a box of the part is in the whole array."""
+        """The index of a box of the part in the whole array."""
         bounds = dict(zip(self.kept, zip(*box, strict=True), strict=True))
         found = []
         for axis, r in enumerate(self.ranges):
@@ -83,7 +83,7 @@ class Selection(NamedTuple):
         return tuple(found)
 
     def inside(self, box: Box) -> tuple[Box, tuple[slice | int, ...]]:
-        """Which box of the part a box of the whole array holds, and where its cells are in that one."""
+        """The box of the part within a box of the whole array, and the index of its cells in that box."""
         start, stop = [], []
         where: list[slice | int] = []
         empty = False
@@ -103,8 +103,15 @@ class Selection(NamedTuple):
 
 
 def parse_slices(text: str) -> tuple[Any, ...]:
-    """The slices that a text means.
+    """Parse slices, as NumPy writes them.
 
+    Raises
+    ------
+    ValueError
+        An entry is neither an integer, a slice, nor ``...``.
+
+    Examples
+    --------
     >>> parse_slices("-1, :, ::2")
     (-1, slice(None, None, None), slice(None, None, 2))
     """

@@ -25,6 +25,18 @@ class Series:
     The dataset has the axes ``(t, ...)`` with dimension scales: ``t`` beside it, which holds what `append` is told, and
     the indices of the cells along the others. The first axis can be extended. Until the file is closed it can be read
     under its temporary name; the snapshots that are whole are those that ``t`` has an entry for, also after a crash.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> u = mpihpc.zeros((4, 3))
+    >>> with mpihpc.io.Writer("run.h5") as file:
+    ...     series = file.series("u", u)
+    ...     for step in range(3):
+    ...         series.append(u, step)
+    ...         u += 1
+    >>> mpihpc.io.read("run.h5", "u").shape
+    (3, 4, 3)
     """
 
     def __init__(

@@ -76,6 +76,14 @@ class Writer:
         Attributes of the root group, on rank 0; add your own.
     provenance : dict
         What differs from run to run: command, versions, ranks and grid. It is kept as attributes, too.
+
+    Examples
+    --------
+    >>> import mpihpc
+    >>> with Writer("run.h5") as file:
+    ...     file.write("u", mpihpc.ones((4, 3)), attrs={"units": "m"})
+    >>> mpihpc.io.read("run.h5", "u").sum()
+    np.float64(12.0)
     """
 
     def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:

@@ -345,7 +345,7 @@ def plan_product(
     if memory is not None and index(memory) < 0:
         raise ValueError(f"memory {memory} is negative: give bytes per rank")
     if reproducible and not 1 <= index(blocks) <= 1 << 20:
-        raise ValueError(f"blocks {blocks} is not a power of two: use {BLOCKS}, say")
+        raise ValueError(f"blocks {blocks} is not a power of two: use {BLOCKS}, for example")
     return _planned(
         m,
         n,
@@ -378,12 +378,12 @@ def _product(
     with together(name, {"a": a, "b": b} | ({} if out is None else {"out": out})) as topology:
         axes = seen_as()
         if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2):
-            raise ValueError(f"products are of matrices and vectors, not of shapes {a.shape} and {b.shape}")
+            raise ValueError(f"matmul takes matrices and vectors, not shapes {a.shape} and {b.shape}")
         (m, k), (depth, n) = (
             tuple(1 if d is None else x.shape[d] for d in seen) for x, seen in zip(operands, axes, strict=True)
         )
         if k != depth:
-            raise ValueError(f"{m}x{k} and {depth}x{n} do not multiply: {k} columns meet {depth} rows")
+            raise ValueError(f"{m}x{k} and {depth}x{n} cannot be multiplied: {k} columns, but {depth} rows")
         dtype = np.result_type(a.dtype, b.dtype)
         # The missing axis of a vector is missing in the product too, unless it is the one that is summed over.
         missing = [d for d, (seen, axis) in enumerate(((axes[0], 0), (axes[1], 1))) if seen[axis] is None]

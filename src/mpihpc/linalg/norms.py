@@ -68,11 +68,13 @@ def norm(
         axes = tuple(d + x.ndim if -x.ndim <= d < 0 else d for d in axes)
         cells = ord is None and axis is None
         if not cells and len(axes) not in (1, 2):
-            raise ValueError(f"norms are of vectors and matrices, not along {len(axes)} axes: give one axis or two")
+            raise ValueError(f"norms are taken along one or two axes, not {len(axes)}: give axis")
         if not cells and (min(axes) < 0 or max(axes) >= x.ndim or len(set(axes)) < len(axes)):
             raise ValueError(f"axis {axis} does not name different axes of an array of {x.ndim}")
         if len(axes) == 2 and ord in (2, -2, "nuc"):
-            raise ValueError(f"ord {ord!r} of matrices needs singular values, which are not offered: gather the matrix")
+            raise ValueError(
+                f"ord {ord!r} of matrices needs singular values, which are not supported: gather the matrix"
+            )
         known = (None, "fro", "f", 1, -1, np.inf, -np.inf) if len(axes) == 2 else (None,)
         if not cells and ord not in known and (len(axes) == 2 or isinstance(ord, str) or not np.isscalar(ord)):
             raise ValueError(f"ord {ord!r} is not a norm of {'matrices' if len(axes) == 2 else 'vectors'}")

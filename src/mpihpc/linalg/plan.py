@@ -98,7 +98,7 @@ class ProductPlan:
         if not self.worksize:
             object.__setattr__(self, "worksize", self.itemsize)
         if self.blocks & (self.blocks - 1) or self.blocks < 0:
-            raise ValueError(f"blocks {self.blocks} is not a power of two: use 16, say")
+            raise ValueError(f"blocks {self.blocks} is not a power of two: use 16, for example")
         if self.grid:
             grid = tuple(map(index, self.grid))
             if min(grid) < 1:

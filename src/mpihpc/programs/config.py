@@ -99,14 +99,14 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (--help tells all)")
+        raise ValueError(f"{message} (see --help)")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             word = unknown[0].partition("=")[0]
             options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            hint = nearest(word, options) if word.startswith("-") else "--help tells all"
+            hint = nearest(word, options) if word.startswith("-") else "see --help"
             raise ValueError(f"unknown argument {unknown[0]!r}: {hint}")
         return found
 
@@ -124,7 +124,7 @@ def _from_file(file: str, known: Mapping[str, Field[Any]]) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no configuration: it was not written by a program of mpihpc")
+        raise ValueError(f"{file} holds no configuration: it was not written by an mpihpc program")
     values = {}
     for key, value in content.items():
         name = key.replace("-", "_")

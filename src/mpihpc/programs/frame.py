@@ -98,7 +98,7 @@ def execute_serial(
         if config is None:
             return code
         if (size := job_size()) > 1:
-            raise ValueError(f"{name} is a program for 1 process, the job has {size}: start it without mpirun")
+            raise ValueError(f"{name} runs in 1 process, the job has {size}: start it without mpirun")
         with _plain_warnings(name):
             run(config)
         return 0

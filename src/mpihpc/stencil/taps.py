@@ -130,7 +130,7 @@ def working_dtype(dtype: np.dtype, taps: Taps) -> np.dtype:
     elif dtype.kind in "fc":
         found = np.result_type(dtype, np.float32)
     else:
-        raise TypeError(f"dtype {dtype} is not one of numbers: use integers, floats or complex numbers")
+        raise TypeError(f"dtype {dtype} is not numeric: use integers, floats or complex numbers")
     if taps.weights.dtype.kind == "c":
         found = np.result_type(found, np.complex64)
     if found.char not in "fdFD":

@@ -29,7 +29,7 @@ def check_picture(file: str, suffixes: Sequence[str]) -> None:
     """
     folder = os.path.dirname(os.path.realpath(file))
     if not file.lower().endswith(tuple(suffixes)):
-        raise ValueError(f"{file} is no name for a picture: end it with {' or '.join(suffixes)}")
+        raise ValueError(f"{file} is not the name of a picture: end it with {' or '.join(suffixes)}")
     if os.path.isdir(file):
         raise IsADirectoryError(f"{file} cannot be written: it is a folder")
     if not os.path.isdir(folder):

@@ -171,7 +171,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         file, dataset = io.split_name(given["file"])
         if dataset is not None:
             if "dataset" in given:
-                raise ValueError(f"{given['file']} names a dataset already: {given['dataset']!r} is one too many")
+                raise ValueError(f"{given['file']} already names a dataset: leave out {given['dataset']!r}")
             given |= {"file": file, "dataset": dataset}
     if "range" in given:
         given["range"] = tuple(given["range"])
@@ -239,7 +239,7 @@ def _frames(config: Config, source: Source) -> list[int]:
         raise ValueError(f"{what} has shape {source.shape}: nothing to show")
     count = 1 if source.steps is None else len(source.steps)
     if not count:
-        raise ValueError(f"{what} holds no whole snapshot: nothing to show")
+        raise ValueError(f"{what} holds no complete snapshot: nothing to show")
     if config.output.lower().endswith(".gif"):
         return list(range(0, count, config.every or 1))
     frame = -1 if config.frame is None else config.frame

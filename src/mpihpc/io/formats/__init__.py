@@ -113,7 +113,7 @@ def find_format(path: str) -> Boxed | Streamed:
     """
     folder = os.path.isdir(path)
     if os.path.exists(path) and not folder and not os.path.isfile(path):
-        raise OSError(f"{path} is no regular file: each rank must be able to read its own part")
+        raise OSError(f"{path} is not a regular file: each rank must be able to read its own part")
     head = b""
     if not folder:
         with open(path, "rb") as stream:

@@ -79,7 +79,7 @@ class _Reading:
         if entry.name not in self._datasets:
             found = self._tree.find(entry.name)
             if found is None:
-                raise OSError("it is no longer there")
+                raise OSError("it no longer exists")
             self._datasets[entry.name] = h5py.Dataset(found[0])
         dataset = self._datasets[entry.name]
         last = index[-1]
@@ -137,7 +137,9 @@ class _Tree:
         links: deque[tuple[bytes, Any, str, bytes]] = deque()
         while own or links:
             if len(seen) > _OBJECTS or time.monotonic() > end:
-                yield Entry("...", (), np.dtype("V1"), refused=f"a listing ends after {len(seen)} objects: name one")
+                yield Entry(
+                    "...", (), np.dtype("V1"), refused=f"the listing stops after {len(seen)} objects: name a dataset"
+                )
                 return
             if own:
                 path, item, file = own.popleft()
@@ -168,7 +170,7 @@ class _Tree:
         real = os.path.realpath(path)
         if real not in self._files:
             if os.path.exists(path) and not os.path.isfile(path):
-                raise OSError(f"a link leads to {path}, which is no regular file")
+                raise OSError(f"a link leads to {path}, which is not a regular file")
             try:
                 self._files[real] = h5py.File(path, "r", locking=False)  # a job may be writing it: it must not fail
             except (TypeError, ValueError):  # an h5py that cannot
@@ -185,7 +187,7 @@ class _Tree:
         By hand, because HDF5 would open whatever an external link names, a FIFO too, and wait.
         """
         if not left:
-            raise OSError(f"more than {_LINKS} links lead from one to the next")
+            raise OSError(f"a chain of more than {_LINKS} links")
         here = h5py.h5o.open(group, b"/") if path.startswith(b"/") else group
         for part in path.split(b"/"):
             if part in (b"", b"."):
@@ -220,7 +222,7 @@ def _describe(name: str, item: Any, file: str) -> Entry:
     try:
         shape, dtype = item.shape if item.get_space().get_simple_extent_type() != h5py.h5s.NULL else None, item.dtype
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        why = f"its type is not one of numbers, and NumPy has none for it ({error})"
+        why = f"its type is not numeric, and has no NumPy equivalent ({error})"
         return Entry(name, (), np.dtype("V1"), refused=why)
     layout = item.get_create_plist()
     chunks = layout.get_chunk() if layout.get_layout() == h5py.h5d.CHUNKED else None
@@ -249,7 +251,7 @@ def _unreadable(dataset: Any, dtype: np.dtype, layout: Any, file: str) -> str:
     kind = dataset.id.get_type().get_class()
     if kind == h5py.h5t.COMPOUND and dtype.names:
         fields = ", ".join(f"{name} ({dtype[name]})" for name in dtype.names)
-        return f"a compound is not one of numbers; its fields are {fields}: write one of them as a dataset of its own"
+        return f"a compound dtype is not numeric; its fields are {fields}: write one of them as a separate dataset"
     other = {
         h5py.h5t.STRING: "text",
         h5py.h5t.REFERENCE: "references",
@@ -259,11 +261,11 @@ def _unreadable(dataset: Any, dtype: np.dtype, layout: Any, file: str) -> str:
         h5py.h5t.TIME: "times of HDF5",
     }.get(kind)
     if other:
-        return f"it holds {other} ({dtype}), which is not one of numbers: name another dataset"
+        return f"it holds {other} ({dtype}), which is not numeric: name another dataset"
     if dataset.attrs.get("MATLAB_empty"):
-        return "it is an empty array of MATLAB: its cells are the shape"
+        return "it is an empty MATLAB array: its cells hold the shape"
     if "MATLAB_class" in dataset.attrs and _plain(dataset.attrs["MATLAB_class"]) in ("char", "cell", "struct"):
-        return f"it is a {_plain(dataset.attrs['MATLAB_class'])} array of MATLAB, which is not one of numbers"
+        return f"it is a {_plain(dataset.attrs['MATLAB_class'])} array of MATLAB, which is not numeric"
     for k in range(layout.get_nfilters()):
         code, _, _, label = layout.get_filter(k)
         if not h5py.h5z.filter_avail(code):

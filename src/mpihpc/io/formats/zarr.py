@@ -35,7 +35,7 @@ def entries(path: str, wanted: str | None) -> dict[str, Entry]:
     names = list(itertools.islice(walk(path), _MOST + 1))
     found = {name: _describe(path, name) for name in names[:_MOST] if _is_array(path, name)}
     if len(names) > _MOST:
-        found["..."] = _refused("...", f"a listing ends after {_MOST} arrays and groups: name one")
+        found["..."] = _refused("...", f"the listing stops after {_MOST} arrays and groups: name one")
     return found
 
 

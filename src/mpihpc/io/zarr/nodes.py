@@ -167,6 +167,8 @@ def _as_json(attrs: Mapping[str, Any]) -> dict[str, Any]:
         try:
             json.dumps(value)
         except (TypeError, ValueError):
-            raise ValueError(f"attribute {name!r} is {value!r}: Zarr has text, numbers, and lists of them") from None
+            raise ValueError(
+                f"attribute {name!r} is {value!r}: Zarr attributes are text, numbers, or lists of them"
+            ) from None
         found[name] = value
     return found

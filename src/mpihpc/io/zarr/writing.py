@@ -54,7 +54,7 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
         raise ValueError(f"{name} cannot be written: snapshots go to HDF5 files, end the name with .h5")
     parts = dataset.strip("/").split("/")
     if not all(part.strip(".") and not part.startswith("__") for part in parts):
-        raise ValueError(f"{dataset!r} is no name for an array in {name}: use NAME or GROUP/NAME")
+        raise ValueError(f"{dataset!r} is not a valid name for an array in {name}: use NAME or GROUP/NAME")
     check_folder(name)
     if not os.path.lexists(target):
         return
@@ -65,7 +65,7 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
     if not os.listdir(target):
         return
     if not nodes.is_node(target):
-        raise FileExistsError(f"{name} cannot be replaced: it is a folder that is no Zarr store")
+        raise FileExistsError(f"{name} cannot be replaced: it is a folder, and not a Zarr store")
     if not os.path.exists(os.path.join(target, nodes.NODE)):
         raise FileExistsError(f"{name} cannot be added to: it is Zarr v2, and v3 is written: choose another name")
     for depth in range(len(parts)):
@@ -100,12 +100,10 @@ class ZarrWriter:
 
     Examples
     --------
-    >>> import mpihpc, os, tempfile
-    >>> u = mpihpc.ones((4, 3))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with ZarrWriter(f"{folder}/a.zarr") as writer:
-    ...         writer.write("u", u, attrs={"units": "m"})
-    ...     sorted(os.listdir(f"{folder}/a.zarr"))
+    >>> import mpihpc, os
+    >>> with ZarrWriter("a.zarr") as writer:
+    ...     writer.write("u", mpihpc.ones((4, 3)), attrs={"units": "m"})
+    >>> sorted(os.listdir("a.zarr"))
     ['u', 'zarr.json']
     """
 

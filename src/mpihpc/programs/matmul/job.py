@@ -189,11 +189,11 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
     with agree(comm, root=0):
         files = [name for name in (config.a, config.b) if name]
         if files and config.shape is not None:
-            raise ValueError("--shape and --a, --b exclude each other: give the one or the others")
+            raise ValueError("--shape excludes --a and --b: give one or the other")
         if len(files) == 1:
             raise ValueError("a product has two operands: give both --a and --b")
         if not files and (config.slice_a or config.slice_b or config.raw):
-            raise ValueError("--slice-a, --slice-b and --raw are about files: give --a and --b")
+            raise ValueError("--slice-a, --slice-b and --raw need files: give --a and --b")
         if config.shape is not None and len(config.shape) != 3:
             raise ValueError(f"--shape takes 3 lengths, m k n, not {len(config.shape)}")
         check_device(config.device)
@@ -221,7 +221,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
                     raise ValueError(f"{name} has shape {entry.shape}: a matrix has 2 axes")
             (m, k), (depth, n) = (entry.shape for entry in entries)
             if k != depth:
-                raise ValueError(f"{m}x{k} and {depth}x{n} do not multiply: {k} columns meet {depth} rows")
+                raise ValueError(f"{m}x{k} and {depth}x{n} cannot be multiplied: {k} columns, but {depth} rows")
             dtype = number_dtype(config.dtype or np.result_type(*(entry.dtype for entry in entries)))
             for entry in entries:
                 require_cast(entry.dtype, dtype)

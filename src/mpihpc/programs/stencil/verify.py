@@ -98,7 +98,7 @@ def verify(
         wrong = difference > bound * 1.001  # the bound is rounded, too
         excess = np.where(wrong, difference / bound, 0)
     if u.size and np.all(bound == np.inf):
-        raise VerificationError(f"all values may have grown beyond what {last.dtype} can hold: nothing can be verified")
+        raise VerificationError(f"all values may have overflowed {last.dtype}: nothing can be verified")
     if np.any(wrong):
         where = np.unravel_index(int(np.argmax(excess)), difference.shape)
         raise VerificationError(
