@@ -11,7 +11,7 @@ from mpihpc.array import DistArray
 from mpihpc.core.failure import agree
 from mpihpc.io.datasets import chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.filling import Place, find_place
-from mpihpc.io.hdf5 import h5py
+from mpihpc.io.hdf5 import open_file
 
 if TYPE_CHECKING:
     from mpihpc.io.writing import Writer
@@ -48,7 +48,7 @@ class Series:
                 if level is not None:
                     grid = chunk_grid(like.shape, like.dtype.itemsize)
                 chunks = (1, *(max(1, n) for n in grid))
-                with h5py.File(writer.partial, "r+") as h5:
+                with open_file(writer.partial, "r+") as h5:
                     made = create_dataset(h5, dataset, (0, *like.shape), like.dtype, chunks, level, grows=True)
                     made.attrs.update(attrs)
                     create_dataset(h5, self._names[0], (0,), np.dtype(np.int64), (1024,), None, grows=True)
@@ -87,7 +87,7 @@ class Series:
                 sync(writer.partial)
             with writer.alone(self.dataset, array) as rank_0:
                 if rank_0:
-                    with h5py.File(writer.partial, "r+") as h5:
+                    with open_file(writer.partial, "r+") as h5:
                         h5[self._names[0]].resize(k + 1, axis=0)
                         h5[self._names[0]][k] = t
         except OSError as error:

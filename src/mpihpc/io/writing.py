@@ -28,7 +28,7 @@ from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
 from mpihpc.io.datasets import check_folder, chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.filling import Place, fill, find_place
-from mpihpc.io.hdf5 import h5py
+from mpihpc.io.hdf5 import h5py, open_file
 from mpihpc.io.series import Series
 
 _METADATA = 1 << 16  # more than HDF5 needs for the description of a dataset
@@ -94,7 +94,7 @@ class Writer:
                 self.provenance["versions"] = ", ".join(f"{name} {version}" for name, version in versions().items())
                 try:
                     self._reserve(_METADATA)  # given back by the next line, but now it is known to be there
-                    h5py.File(self.partial, "w").close()
+                    open_file(self.partial, "w").close()
                 except BaseException:
                     self.discard()
                     raise
@@ -218,14 +218,14 @@ class Writer:
 
     def describe(self) -> None:
         """Write the attributes of the root group. For rank 0."""
-        with h5py.File(self.partial, "r+") as h5:
+        with open_file(self.partial, "r+") as h5:
             h5.attrs.update(self.provenance | self.attrs)
 
     @contextmanager
     def reserved(self, nbytes: int, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:
         """The file, open on rank 0, with room on the disk for `nbytes` more: found now, not when ranks write them."""
         self._reserve(os.path.getsize(self.partial) + nbytes + _METADATA)
-        with h5py.File(self.partial, "r+", libver=libver) as h5:
+        with open_file(self.partial, "r+", libver=libver) as h5:
             yield h5
         self._reserve(os.path.getsize(self.partial))  # HDF5 leaves holes where it has allocated
 
