@@ -56,8 +56,9 @@ def open(
     file : path
         HDF5, Zarr, ``.npy`` or ``.npz`` to read; HDF5, or Zarr by a name that ends with ``.zarr``, to write.
     mode : str
-        "r": returns a `Reader`. "w": returns a `Writer` or a `ZarrWriter`; the complete file appears under its name
-        when it is closed without an error.
+        "r": returns a `Reader`. "w": returns a `Writer` or a `ZarrWriter` of a new file. "a": the same, but what an old
+        file holds stays, except for datasets that are written again. The complete file appears under its name when it
+        is closed without an error.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
     decode : bool
@@ -77,9 +78,9 @@ def open(
     ...     file.read("u").sum()
     np.float64(12.0)
     """
-    if mode not in ("r", "w"):
-        raise ValueError(f"mode {mode!r} is not 'r' or 'w'")
-    return Reader(file, comm=comm, decode=decode) if mode == "r" else create(file, comm=comm)
+    if mode not in ("r", "w", "a"):
+        raise ValueError(f"mode {mode!r} is not 'r', 'w' or 'a'")
+    return Reader(file, comm=comm, decode=decode) if mode == "r" else create(file, mode, comm=comm)
 
 
 def read(
@@ -152,10 +153,10 @@ def write(
     compress: str | None = None,
     chunks: bool = False,
 ) -> None:
-    """Write an array into a new HDF5 file or Zarr store; each rank writes its own cells. Collective.
+    """Write an array into an HDF5 file or Zarr store; each rank writes its own cells. Collective.
 
-    An existing file of this name is replaced when the new one is complete; until then, and after any failure, it stays.
-    Other arrays of an existing Zarr store are kept.
+    Other datasets of the file stay; one of the same name is replaced. The new file takes the name of the old one when it
+    is complete; until then, and after any failure, the old one stays. This needs room for a copy of what stays.
 
     Blocks in host memory are written in place, without a copy (parts of compressed chunks are redistributed first).
     Blocks on a GPU are copied to host memory in sheets of at most 16 MiB, or of one compressed chunk if that is larger;
@@ -179,7 +180,8 @@ def write(
     Raises
     ------
     ValueError, OSError
-        The folder does not exist or is not writable, or the disk is full. On all ranks, with the same text.
+        The folder does not exist or is not writable, the disk is full, or the file cannot take the dataset. On all
+        ranks, with the same text.
 
     Examples
     --------
@@ -191,7 +193,7 @@ def write(
     """
     with together("mpihpc.io.write", {"array": array}) as topology:
         pass
-    with create(file, comm=topology.comm) as writer:
+    with create(file, "a", comm=topology.comm) as writer:
         writer.write(dataset, array, attrs=attrs, compress=compress, chunks=chunks)
 
 

@@ -64,8 +64,8 @@ _FORMATS = (
 )
 
 
-def create(file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> Output:
-    """Open a new file for writing, on all ranks: a `Writer`, or a `ZarrWriter` if the name ends with .zarr.
+def create(file: str | os.PathLike[str], mode: str = "w", *, comm: MPI.Intracomm | None = None) -> Output:
+    """Open a file for writing, on all ranks: a `Writer`, or a `ZarrWriter` if the name ends with .zarr.
 
     Collective. Use it in a ``with`` statement.
 
@@ -73,6 +73,8 @@ def create(file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -
     ----------
     file : path
         Its folder must exist.
+    mode : str
+        "w": a new file, instead of an old one. "a": what is in an old file stays, but for datasets of the same name.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
 
@@ -84,10 +86,10 @@ def create(file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -
     >>> mpihpc.io.read("out.h5", "u").sum()
     np.float64(12.0)
     """
-    return _find(file).writer(file, comm=comm)
+    return _find(file).writer(file, mode, comm=comm)
 
 
-def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False) -> None:
+def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False, mode: str = "a") -> None:
     """Check that a result can be written, before anything is computed. For one rank, inside `agree`.
 
     Parameters
@@ -98,6 +100,8 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
         The dataset to write.
     series : bool
         Whether it will be a series of snapshots.
+    mode : str
+        See `create`.
 
     Raises
     ------
@@ -114,7 +118,7 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
     ...
     FileNotFoundError: /no/such/folder/out.h5 cannot be written: there is no folder /no/such/folder
     """
-    _find(file).check_target(file, dataset, series=series)
+    _find(file).check_target(file, dataset, series=series, mode=mode)
 
 
 def _find(file: str | os.PathLike[str]) -> _Format:
