@@ -64,7 +64,9 @@ def describe(
     named = metadata.axes or (Axis(),) * len(shape)
     if len(named) != len(shape):
         raise ValueError(f"{len(named)} axes are described, and the array has {len(shape)}: give one for each")
-    defaults = _NAMES[-len(shape) :] if len(shape) <= len(_NAMES) else [f"dim_{d}" for d in range(len(shape))]
+    defaults = [f"dim_{d}" for d in range(len(shape))]
+    if len(shape) <= len(_NAMES) and not {axis.name for axis in named} & set(_NAMES[-len(shape) :]):
+        defaults = list(_NAMES[-len(shape) :])
     whole = tuple(_checked(axis, n, name) for axis, n, name in zip(named, shape, defaults, strict=True))
     names = [axis.name for axis in whole]
     if len(set(names)) < len(names):
@@ -81,10 +83,10 @@ def _checked(axis: Axis, n: int, default: str) -> Axis:
     if values is not None:
         values = np.asarray(values)
         if values.shape != (n,):
-            raise ValueError(f"axis {name!r} has {n} cells, and coordinates of shape {values.shape}: give one for each")
+            raise ValueError(f"axis {name!r} has {n} cells and coordinates of shape {values.shape}: give one for each")
         if values.dtype.kind not in "iuf" or values.dtype.itemsize > 8:
             raise TypeError(
-                f"coordinates of axis {name!r} are {values.dtype}: give integers or floats, and their units in "
+                f"coordinates of axis {name!r} are {values.dtype}, not real numbers: give those, and their units in "
                 "metadata=, as in Axis('t', days, {'units': 'days since 2000-01-01'})"
             )
         if values.dtype == np.float16:  # netCDF has none

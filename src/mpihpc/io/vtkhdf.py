@@ -50,7 +50,7 @@ def show(h5: h5py.File, dataset: str, shape: Sequence[int], axes: Sequence[Axis]
     """
     if not _shows(shape, h5[dataset].dtype):
         return
-    places = [_place(axis) for axis in reversed(axes)] + [(0.0, 1.0)] * (3 - len(axes))
+    places = [axis.even() or (0.0, 1.0) for axis in reversed(axes)] + [(0.0, 1.0)] * (3 - len(axes))
     extent = [end for n in (*reversed(shape), *(1,) * (3 - len(shape))) for end in (0, n - 1)]
     geometry = {
         "WholeExtent": np.array(extent, np.int64),
@@ -83,19 +83,3 @@ def count_steps(h5: h5py.File, dataset: str, count: int) -> None:
 def _shows(shape: Sequence[int], dtype: np.dtype) -> bool:
     """Whether VTK can show an array."""
     return 1 <= len(shape) <= 3 and 0 not in shape and dtype.newbyteorder("=") in [np.dtype(d) for d in _DTYPES]
-
-
-def _place(axis: Axis) -> tuple[float, float]:
-    """Origin and spacing of the cells along an axis."""
-    if axis.values is None:
-        return 0.0, 1.0
-    values = axis.values.astype(float)
-    if len(values) < 2:
-        return (float(values[0]) if np.isfinite(values).all() else 0.0), 1.0
-    spacing = (values[-1] - values[0]) / (len(values) - 1)
-    even = values[0] + spacing * np.arange(len(values))
-    # float32 coordinates are even within their own rounding
-    near = np.finfo(axis.values.dtype if axis.values.dtype.kind == "f" else float).eps * 4 * np.abs(values).max()
-    if np.isfinite(spacing) and spacing and np.abs(values - even).max() <= near:
-        return float(values[0]), float(spacing)
-    return 0.0, 1.0
