@@ -43,11 +43,12 @@ export OMPI_MCA_btl ?= ^ofi
 DEMO := --input demo/dem.npz:elevation --kernel gaussian:2 --steps 50 --mode reflect
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test parallel-hdf5 test-parallel bench lint clean
+.PHONY: help demo test test-interop parallel-hdf5 test-parallel bench lint clean
 
 help:
 	@echo 'make demo           the main job on $(RANKS) ranks: a real elevation model, smoothed 50 times'
 	@echo 'make test           the whole test suite at 1, 2, 3 and 4 ranks, and on 8 what 4 do not show'
+	@echo 'make test-interop   our files in the hands of xarray, netCDF4, VTK, zarr-python and dask'
 	@echo 'make parallel-hdf5  $(PARALLEL), with an h5py that writes in parallel (needs MPI and parallel HDF5)'
 	@echo 'make test-parallel  the same test suite in $(PARALLEL)'
 	@echo 'make bench          steps of stencils beside Devito, Numba, JAX, OpenCV and SciPy: some minutes, a quiet machine'
@@ -78,6 +79,9 @@ demo/dem.npz: | $(VENV)/.installed
 
 test: $(VENV)/.installed $(VENV)/.test
 	@$(VENV)/bin/python tests/suite.py $(if $(SHORT),--short)
+
+test-interop: $(VENV)/.installed $(VENV)/.interop
+	@$(VENV)/bin/python tests/suite.py --only interop
 
 lint: $(VENV)/.installed $(VENV)/.dev
 	@$(VENV)/bin/ruff check
@@ -145,6 +149,10 @@ $(VENV)/.installed: $(VENV)/.mpi-$(MPI)-$(TAG) $(WHEEL)
 # mpihpc is there by then; these bring what its extras name.
 $(VENV)/.test: pyproject.toml | $(VENV)/.installed
 	@$(VENV)/bin/python $(PIP) 'mpihpc[test,cuda-compile]'
+	@touch $@
+
+$(VENV)/.interop: pyproject.toml | $(VENV)/.test
+	@$(VENV)/bin/python $(PIP) 'mpihpc[interop]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.test

@@ -3,6 +3,7 @@
     python tests/suite.py                      everything (what ``make test`` runs)
     python tests/suite.py --ranks 1,3          these sizes alone
     python tests/suite.py --only programs      the programs alone
+    python tests/suite.py --only interop       our files in other people's readers (needs the extra `interop`)
     python tests/suite.py --short              what differs between MPI and HDF5 libraries: two sizes, some of the files
     python tests/suite.py -k halo              the tests whose name matches
 
@@ -45,7 +46,7 @@ SHORT = (
 )
 SHORT_PROGRAMS = ("doctor", "failures", "main_job", "memory", "snapshots", "watchdog")
 # How many tests must at least pass in each job.
-FLOORS: dict[int | str, int] = {1: 1112, 2: 623, 3: 623, 4: 623, 8: 265, "programs": 458}
+FLOORS: dict[int | str, int] = {1: 1112, 2: 623, 3: 623, 4: 623, 8: 265, "programs": 458, "interop": 20}
 SHORT_FLOORS: dict[int | str, int] = {1: 265, 3: 265, "programs": 130}
 
 # The folder where a job leaves its counts and the output of its silent ranks; tests/verdicts.py writes there.
@@ -98,22 +99,22 @@ class Outcome:
 
 
 def files_of(job: int | str, short: bool = False) -> list[str]:
-    """The files that a job runs, a number of ranks or "programs": all that there are, but for those named above."""
-    folder = "tests/programs" if job == "programs" else "tests"
+    """The files that a job runs, a number of ranks, "programs" or "interop": all that there are, but for those named above."""
+    folder = f"tests/{job}" if isinstance(job, str) else "tests"
     names = {path.stem.removeprefix("test_") for path in Path(ROOT, folder).glob("test_*.py")}
     if short:
         names &= set(SHORT_PROGRAMS if job == "programs" else SHORT)
     elif job == 8:
         names &= set(MANY)
-    if job not in (1, "programs"):
+    if isinstance(job, int) and job != 1:
         names -= set(ALONE)
     return [f"{folder}/test_{name}.py" for name in sorted(names)]
 
 
 def run_job(job: int | str, selection: str | None, short: bool = False) -> Outcome:
-    """Run one job: a number of ranks, or "programs"."""
+    """Run one job: a number of ranks, "programs" or "interop"."""
     files = files_of(job, short)
-    if job == "programs":
+    if isinstance(job, str):
         command = [sys.executable, "-m", "pytest", *files]
     else:
         command = [mpirun(), "-n", str(job), sys.executable, "-m", "mpi4py", "-m", "pytest", "--with-mpi", *files]
@@ -197,7 +198,7 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--ranks", metavar="N,N", help="sizes to run, without the programs")
-    parser.add_argument("--only", choices=["ranks", "programs"], help="one part of the suite")
+    parser.add_argument("--only", choices=["ranks", "programs", "interop"], help="one part of the suite")
     parser.add_argument("--short", action="store_true", help="what depends on the MPI and HDF5 libraries, on two sizes")
     parser.add_argument("-k", metavar="EXPRESSION", help="select tests by name; the floors do not count")
     options = parser.parse_args()
@@ -208,10 +209,12 @@ def main() -> int:
     if options.ranks:
         sizes = [int(n) for n in options.ranks.split(",")]
     jobs: list[int | str] = []
-    if options.only != "programs":
+    if options.only in (None, "ranks"):
         jobs += sizes
     if options.only == "programs" or not (options.only or options.ranks):
         jobs.append("programs")
+    if options.only == "interop":
+        jobs.append("interop")
 
     outcomes = [run_job(job, options.k, options.short) for job in jobs]
 

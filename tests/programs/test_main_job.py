@@ -405,7 +405,7 @@ def test_one_layout(launch, tmp_path, small):
     assert tool("h5diff", "out1.h5", "out8.h5", "/data", "/data") == (0, "")
     code, said = tool("h5ls", "out8.h5")
     assert code == 0
-    assert re.fullmatch(r"data\s+Dataset \{37, 53\}\n", said)
+    assert re.fullmatch(r"VTKHDF\s+Group\ndata\s+Dataset \{37, 53\}\nx\s+Dataset \{53\}\ny\s+Dataset \{37\}\n", said)
 
 
 def gaussian1():

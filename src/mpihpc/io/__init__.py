@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any
 
 from mpi4py import MPI
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from mpihpc.array import DistArray
 from mpihpc.array.operands import together
@@ -20,6 +20,7 @@ from mpihpc.core.decomposition import Decomposition, Width
 from mpihpc.core.device import Device
 from mpihpc.io.datasets import gzip_level
 from mpihpc.io.formats import FORMATS
+from mpihpc.io.metadata import Axis, Metadata
 from mpihpc.io.outputs import Output, check_target, create
 from mpihpc.io.reading import Reader
 from mpihpc.io.selection import parse_slices
@@ -28,6 +29,8 @@ from mpihpc.io.writing import Writer
 from mpihpc.io.zarr.writing import ZarrWriter
 
 __all__ = [
+    "Axis",
+    "Metadata",
     "Output",
     "Reader",
     "Series",
@@ -150,13 +153,15 @@ def write(
     dataset: str = "data",
     *,
     attrs: Mapping[str, Any] | None = None,
+    axes: Mapping[str, ArrayLike | None] | Sequence[str] | None = None,
+    metadata: Metadata | None = None,
     compress: str | None = None,
     chunks: bool = False,
 ) -> None:
     """Write an array into an HDF5 file or Zarr store; each rank writes its own cells. Collective.
 
-    Other datasets of the file stay; one of the same name is replaced. The new file takes the name of the old one when it
-    is complete; until then, and after any failure, the old one stays. This needs room for a copy of what stays.
+    Other datasets of the file stay; one of the same name is replaced. The new file takes the name of the old one when
+    it is complete; until then, and after any failure, the old one stays. This needs room for a copy of what stays.
 
     Blocks in host memory are written in place, without a copy (parts of compressed chunks are redistributed first).
     Blocks on a GPU are copied to host memory in sheets of at most 16 MiB, or of one compressed chunk if that is larger;
@@ -172,6 +177,12 @@ def write(
         Name of the dataset, ``group/name`` if wanted.
     attrs : mapping, optional
         Attributes of the dataset, such as ``{"units": "m"}``.
+    axes : mapping or sequence of str, optional
+        Names of the axes, such as ``("lat", "lon")``; or coordinates of the cells along each, by name (numbers, or
+        None). Default: ``("y", "x")``, and likewise for up to four axes. Where another array of the file has an axis
+        of this name that is not the same, it is named after the array, too: ``x_density``.
+    metadata : Metadata, optional
+        Axes and attributes in one, as `Reader.metadata` returns them; `attrs` are added to those.
     compress : str, optional
         "gzip" or "gzip:LEVEL", level 1 to 9.
     chunks : bool
@@ -194,7 +205,7 @@ def write(
     with together("mpihpc.io.write", {"array": array}) as topology:
         pass
     with create(file, "a", comm=topology.comm) as writer:
-        writer.write(dataset, array, attrs=attrs, compress=compress, chunks=chunks)
+        writer.write(dataset, array, attrs=attrs, axes=axes, metadata=metadata, compress=compress, chunks=chunks)
 
 
 def split_name(text: str) -> tuple[str, str | None]:

@@ -20,8 +20,15 @@ try:
 except ImportError:  # no such locks here
     fcntl = None  # type: ignore[assignment]
 
-_AXES = ("t", "w", "z", "y", "x")  # of a series
-_OURS = {"command", "ranks", "versions", "decomposition", "config"}  # attributes of a file that holds one result
+_AXES = ("t",)  # that a series must have for itself; others are shared, or get another name
+_OURS = {
+    "Conventions",
+    "command",
+    "ranks",
+    "versions",
+    "decomposition",
+    "config",
+}  # attributes of a file that holds one result
 _COPIED = 1 << 26  # bytes at a time
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from mpi4py import MPI
+from numpy.typing import ArrayLike
 
 from mpihpc.array import DistArray
 from mpihpc.io import writing
+from mpihpc.io.metadata import Metadata
 from mpihpc.io.series import Series
 from mpihpc.io.zarr import writing as zarr
 
@@ -35,6 +37,8 @@ class Output(Protocol):
         array: DistArray,
         *,
         attrs: Mapping[str, Any] | None = None,
+        axes: Mapping[str, ArrayLike | None] | Sequence[str] | None = None,
+        metadata: Metadata | None = None,
         compress: str | None = None,
         chunks: bool = False,
     ) -> None:
@@ -42,7 +46,14 @@ class Output(Protocol):
         ...
 
     def series(
-        self, dataset: str, like: DistArray, *, attrs: Mapping[str, Any] | None = None, compress: str | None = None
+        self,
+        dataset: str,
+        like: DistArray,
+        *,
+        attrs: Mapping[str, Any] | None = None,
+        axes: Mapping[str, ArrayLike | None] | Sequence[str] | None = None,
+        metadata: Metadata | None = None,
+        compress: str | None = None,
     ) -> Series:
         """Begin a series of snapshots; a ValueError if the format has none. Collective."""
         ...

@@ -12,13 +12,14 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import mpi4py
 import numpy as np
 from mpi4py import MPI
+from numpy.typing import ArrayLike
 
 from mpihpc.array import DistArray
 from mpihpc.array.operands import require_beside, require_distributed
@@ -26,11 +27,14 @@ from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree, agreed, end_job
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
+from mpihpc.io import vtkhdf
 from mpihpc.io.adding import check_adding, copy, holds_only, present, remove, state
 from mpihpc.io.attributes import storable
 from mpihpc.io.datasets import check_folder, chunk_grid, create_dataset, gzip_level, sync
+from mpihpc.io.describing import CONVENTIONS, attach, coordinates_nbytes, describe, share_axes
 from mpihpc.io.filling import Place, fill, find_place
 from mpihpc.io.hdf5 import h5py, open_file
+from mpihpc.io.metadata import Metadata
 from mpihpc.io.series import Series
 
 _METADATA = 1 << 16  # more than HDF5 needs for the description of a dataset
@@ -49,9 +53,10 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
     """
     _ = h5py.File  # where there is no h5py, this says so
     target = os.path.realpath(file)
-    if not target.lower().endswith((".h5", ".hdf5", ".he5", ".nc")):
+    if not target.lower().endswith((".h5", ".hdf5", ".he5", ".nc", ".vtkhdf")):
         raise ValueError(f"{os.fspath(file)} is no name for an HDF5 file: end it with .h5")
-    if not all(part.strip(".") for part in dataset.strip("/").split("/")):
+    parts = dataset.strip("/").split("/")
+    if parts[0] == vtkhdf.GROUP or not all(part.strip(".") for part in parts):
         raise ValueError(f"{dataset!r} is no name for a dataset in {os.fspath(file)}: use NAME or GROUP/NAME")
     try:
         dataset.encode()
@@ -140,6 +145,8 @@ class Writer:
         array: DistArray,
         *,
         attrs: Mapping[str, Any] | None = None,
+        axes: Mapping[str, ArrayLike | None] | Sequence[str] | None = None,
+        metadata: Metadata | None = None,
         compress: str | None = None,
         chunks: bool = False,
     ) -> None:
@@ -153,6 +160,8 @@ class Writer:
             On the ranks of the file.
         attrs : mapping, optional
             Attributes of the dataset.
+        axes, metadata : optional
+            See `mpihpc.io.write`.
         compress : str, optional
             "gzip" or "gzip:LEVEL", level 1 to 9: in chunks, with the bytes of a chunk shuffled.
         chunks : bool
@@ -166,9 +175,14 @@ class Writer:
                     level, chunks = None, False  # HDF5 has no chunks without cells
                 grid = chunk_grid(array.shape, array.dtype.itemsize) if chunks or level else None
                 # HDF5 1.10 was the first to be able to lay all chunks one behind the other, without an index.
-                with self.reserved(array.nbytes, libver=("v110", "v110") if chunks and level is None else None) as h5:
+                about = describe(array.shape, metadata, axes, attrs)
+                vtkhdf.check_shown(self.file, array.shape, array.dtype)
+                room = array.nbytes + coordinates_nbytes(about.axes)
+                with self.reserved(room, libver=("v110", "v110") if chunks and level is None else None) as h5:
+                    named = share_axes(h5, dataset, about.axes, array.shape)
                     made = create_dataset(h5, dataset, array.shape, array.dtype, grid, level)
-                    made.attrs.update(storable(attrs or {}))
+                    attach(made, named, about.attrs)
+                    vtkhdf.show(h5, dataset, array.shape, named)
                     place = find_place(made, ())
         self.fill_in(place, array)
 
@@ -178,10 +192,12 @@ class Writer:
         like: DistArray,
         *,
         attrs: Mapping[str, Any] | None = None,
+        axes: Mapping[str, ArrayLike | None] | Sequence[str] | None = None,
+        metadata: Metadata | None = None,
         compress: str | None = None,
     ) -> Series:
         """Begin a series of snapshots of arrays like this one. Collective. See `Series`."""
-        return Series(self, dataset, like, attrs or {}, compress)
+        return Series(self, dataset, like, attrs, axes, metadata, compress)
 
     def close(self) -> None:
         """Flush to the disk, and give the file its name. Collective."""
@@ -284,7 +300,7 @@ class Writer:
     def describe(self) -> None:
         """Write the attributes of the root group. For rank 0."""
         with open_file(self.partial, "r+") as h5:
-            h5.attrs.update(storable(self.provenance | self.attrs))
+            h5.attrs.update(storable({"Conventions": CONVENTIONS} | self.provenance | self.attrs))
 
     @contextmanager
     def reserved(self, nbytes: int, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpihpc.io.metadata import Axis
+
 PIXELS = 1500
 """The most cells that are drawn along an axis; longer ones are thinned out."""
 
@@ -68,8 +70,9 @@ class Drawing:
     ----------
     shape : sequence of int
         Lengths of the axes that are drawn, one or two, before they were thinned out.
-    labels : sequence of str
-        Names of these axes.
+    axes : sequence of Axis
+        What is known about them: names, coordinates and units. An image has the cells where their coordinates are, if
+        those are evenly spaced; the first row is at the top, or at the bottom if the coordinates grow with the rows.
     units : str
         For the colour bar or the axis of values.
     limits : (float, float), optional
@@ -86,7 +89,7 @@ class Drawing:
     def __init__(
         self,
         shape: Sequence[int],
-        labels: Sequence[str] = (),
+        axes: Sequence[Axis] = (),
         units: str = "",
         limits: tuple[float, float] | None = None,
         cmap: str | None = None,
@@ -96,9 +99,15 @@ class Drawing:
         self.shape, self.units, self.limits, self.cmap = tuple(shape), units, limits, cmap
         self.figure = Figure(figsize=(8, 6), layout="constrained")
         self.axes: Any = self.figure.subplots()
-        self.axes.set_xlabel(labels[-1] if labels else "")
+        known = [*axes] or [Axis()] * len(self.shape)
+        self._ends = [_ends(axis, n) for axis, n in zip(known, self.shape, strict=True)]
+        labels = [
+            _label(axis) if ends is not None or axis.values is None else f"{axis.name} (index)"
+            for axis, ends in zip(known, self._ends, strict=True)
+        ]
+        self.axes.set_xlabel(labels[-1])
         if len(self.shape) > 1:
-            self.axes.set_ylabel(labels[-2] if len(labels) > 1 else "")
+            self.axes.set_ylabel(labels[-2])
         self._artist: Any = None
 
     def show(self, values: NDArray[Any], title: str) -> None:
@@ -113,17 +122,26 @@ class Drawing:
             # Cell k of the thinned line is cell k * step of the array.
             step = -(-self.shape[0] // max(1, len(values)))
             alone = len(values) == 1
-            self._artist = self.axes.plot(np.arange(len(values)) * step, values, marker="o" if alone else None)[0]
+            places: NDArray[Any] = np.arange(len(values)) * step
+            if self._ends[0] is not None:
+                low_end, high_end = self._ends[0]
+                places = low_end + (places + 0.5) * (high_end - low_end) / self.shape[0]
+            self._artist = self.axes.plot(places, values, marker="o" if alone else None)[0]
             self.axes.set_ylabel(self.units)
             room = 0.05 * (high - low) or 0.05 * abs(high) or 1
             self.axes.set_ylim(low - room, high + room)
             self.axes.grid(alpha=0.3)
             return
-        rows, columns = self.shape
-        slender = max(rows, columns) > _SLENDER * min(rows, columns)
+        (top, bottom), (left, right) = (
+            (-0.5, n - 0.5) if ends is None else ends for ends, n in zip(self._ends, self.shape, strict=True)
+        )
+        width, height = abs(right - left), abs(bottom - top)
+        slender = max(width, height) > _SLENDER * min(width, height)
+        upwards = self._ends[0] is not None and bottom > top
         self._artist = self.axes.imshow(
             values,
-            extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
+            origin="lower" if upwards else "upper",
+            extent=(left, right, *((top, bottom) if upwards else (bottom, top))),
             aspect="auto" if slender else "equal",
             interpolation="nearest",
             cmap=self.cmap,
@@ -132,6 +150,21 @@ class Drawing:
         )
         self.axes.set_facecolor("lightgrey")  # cells that are no number
         self.figure.colorbar(self._artist, label=self.units)
+
+
+def _ends(axis: Axis, n: int) -> tuple[float, float] | None:
+    """Where the first cell along an axis begins and the last one ends; None without evenly spaced coordinates."""
+    place = axis.even()
+    if place is None:
+        return None
+    origin, spacing = place
+    return origin - spacing / 2, origin + (n - 0.5) * spacing
+
+
+def _label(axis: Axis) -> str:
+    """The name of an axis, with the units of its coordinates."""
+    units = axis.attrs.get("units")
+    return f"{axis.name} [{units}]" if isinstance(units, str) and units else axis.name
 
 
 def limits_of(values: NDArray[Any]) -> tuple[float, float]:

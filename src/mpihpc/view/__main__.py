@@ -69,8 +69,8 @@ class Source:
         Of one snapshot, or of the array.
     steps : numpy.ndarray or None
         What the scale ``t`` says about each whole snapshot; None: no series.
-    labels : list of str
-        Names of the axes of `shape`.
+    axes : list of Axis
+        Those of `shape`.
     units : str
         Of the values.
     """
@@ -84,13 +84,12 @@ class Source:
             self.name, self.dtype, self.units = self._entry.name, self._entry.dtype, self._entry.units
             # What can only be read from begin to end is read as a whole.
             self._whole = self._reader.load(self._entry) if self._reader.streamed else None
-            axes = self._entry.metadata.axes
+            axes = list(self._reader.metadata(self.name).axes) or [io.Axis()] * len(self._entry.shape)
             self.steps: NDArray[Any] | None = None
-            if len(self._entry.shape) > 1 and axes and axes[0].name == "t":  # numbers over time are a line
-                self.steps = self._reader.metadata(self.name).axes[0].values
+            if len(self._entry.shape) > 1 and axes[0].name == "t":  # numbers over time are a line
+                self.steps = axes[0].values
             first = 0 if self.steps is None else 1
-            labels = [axis.name for axis in axes] or [""] * len(self._entry.shape)
-            self.shape, self.labels = self._entry.shape[first:], labels[first:]
+            self.shape, self.axes = self._entry.shape[first:], axes[first:]
             self._stack = self._stack.pop_all()
 
     def __enter__(self) -> Source:
@@ -132,11 +131,13 @@ class Source:
         if self.dtype.kind == "c":
             words[0] = f"|{words[0]}|"
         if self.steps is not None:
-            words.append(f"step {self.steps[k]:g}" if self.steps.dtype.kind == "f" else f"step {self.steps[k]}")
+            t = self.steps[k].item()
+            words.append(f"step {int(t)}" if t == int(t) else f"t = {t:g}")
         hidden = self.shape[:-2]
-        words += [
-            f"{n or f'axis {d}'} = {size // 2}" for d, (n, size) in enumerate(zip(self.labels, hidden, strict=False))
-        ]
+        for d, (axis, size) in enumerate(zip(self.axes, hidden, strict=False)):
+            units = axis.attrs.get("units")
+            where = size // 2 if axis.values is None else f"{axis.values[size // 2]:g}{f' {units}' if units else ''}"
+            words.append(f"{axis.name or f'axis {d}'} = {where}")
         return ", ".join(words)
 
 
@@ -265,7 +266,7 @@ def _draw(config: Config, source: Source, frames: list[int]) -> Result:
             limits = (min(low for low, _ in found), max(high for _, high in found))
             if limits[0] > limits[1]:
                 limits = (0.0, 1.0)  # nothing is finite
-        drawing = Drawing(source.shape[-2:], source.labels[-2:], source.units, limits, config.cmap)
+        drawing = Drawing(source.shape[-2:], source.axes[-2:], source.units, limits, config.cmap)
 
         def images() -> Iterator[Any]:
             for done, k in enumerate(frames):

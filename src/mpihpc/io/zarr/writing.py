@@ -18,25 +18,24 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mpihpc.array import DistArray
 from mpihpc.array.operands import require_beside, require_distributed
 from mpihpc.core.decomposition import Box
 from mpihpc.core.device import CPU
-from mpihpc.core.dtypes import is_bfloat16, number_dtype
+from mpihpc.core.dtypes import is_bfloat16
 from mpihpc.core.failure import agree
 from mpihpc.core.staging import SLAB_BYTES
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase, tick
 from mpihpc.io.datasets import check_folder, chunk_grid, gzip_level, sync
+from mpihpc.io.describing import describe
 from mpihpc.io.filling import Block, sheets, whole_chunks
 from mpihpc.io.metadata import Axis, Metadata
 from mpihpc.io.series import Series
 from mpihpc.io.zarr import nodes
 from mpihpc.io.zarr.placing import install, sync_folders
-
-_AXES = ("w", "z", "y", "x")
 
 
 def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False, mode: str = "a") -> None:
@@ -140,6 +139,7 @@ class ZarrWriter:
         array: DistArray,
         *,
         attrs: Mapping[str, Any] | None = None,
+        axes: Mapping[str, ArrayLike | None] | Sequence[str] | None = None,
         metadata: Metadata | None = None,
         compress: str | None = None,
         chunks: bool = False,
@@ -154,8 +154,8 @@ class ZarrWriter:
             On the ranks of the writer.
         attrs : mapping, optional
             Attributes of the array.
-        metadata : Metadata, optional
-            Its axes and more attributes. Coordinates become arrays beside it, as xarray has them.
+        axes, metadata : optional
+            See `mpihpc.io.write`. Coordinates become arrays beside it, as xarray has them.
         compress : str, optional
             "gzip" or "gzip:LEVEL", level 1 to 9.
         chunks : bool
@@ -167,7 +167,8 @@ class ZarrWriter:
             require_distributed(array, "the array")
             require_beside(array, "the array", self.topology, like="the file")
             if self.topology.rank == 0:
-                made = self._make(dataset.strip("/"), array, metadata or Metadata(), attrs or {}, compress, chunks)
+                about = describe(array.shape, metadata, axes, attrs)
+                made = self._make(dataset.strip("/"), array, about, compress, chunks)
         folder, chunk, level = private.bcast(made, root=0)
         phase(f"write {self.file}")
         with array.device.lane(urgent=True):
@@ -208,7 +209,6 @@ class ZarrWriter:
         dataset: str,
         array: DistArray,
         metadata: Metadata,
-        attrs: Mapping[str, Any],
         compress: str | None,
         chunks: bool,
     ) -> tuple[str, tuple[int, ...], int | None]:
@@ -224,7 +224,7 @@ class ZarrWriter:
                 self._write_coordinates(_beside(dataset, axis.name), axis)
         names = [axis.name for axis in axes]
         chunk = chunk_grid([max(1, n) for n in array.shape], array.dtype.itemsize, None if chunks else SLAB_BYTES)
-        node = nodes.array_node(array.shape, array.dtype, chunk, level, names, {**metadata.attrs, **attrs})
+        node = nodes.array_node(array.shape, array.dtype, chunk, level, names, metadata.attrs)
         return self._add(dataset, node), chunk, level
 
     def _add(self, name: str, node: Mapping[str, Any]) -> str:
@@ -245,14 +245,8 @@ class ZarrWriter:
         Arrays share an axis if it is the same for all. Else it is named after the array, too.
         """
         group, _, own = dataset.rpartition("/")
-        defaults = _AXES[-len(shape) :] if len(shape) <= len(_AXES) else [f"dim_{d}" for d in range(len(shape))]
         named = []
-        for axis, n, default in zip(axes or [Axis() for _ in shape], shape, defaults, strict=True):
-            axis = replace(axis, name=axis.name or default)
-            if axis.values is not None:
-                number_dtype(axis.values.dtype)  # or a TypeError
-                if axis.values.shape != (n,):
-                    raise ValueError(f"axis {axis.name!r} has {n} cells and coordinates of shape {axis.values.shape}")
+        for axis, n in zip(axes, shape, strict=True):
             shared = axis.name != own
             for store in (self.partial, self._target) if self.mode == "a" else (self.partial,):
                 sizes = {

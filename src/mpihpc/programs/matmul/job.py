@@ -64,6 +64,7 @@ class Problem:
     """What a configuration means, after all of it has been looked at and found good."""
 
     readers: tuple[tuple[io.Reader, str | None, Any], ...]  # with the dataset, and the part of it
+    metadata: io.Metadata  # of the product
     plan: ProductPlan
     cut: Layouts
     dtype: np.dtype
@@ -143,7 +144,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         file, dataset = io.split_name(config.output)
         with io.create(file, "a", comm=comm) as writer:
             writer.provenance["config"] = stored(config)
-            writer.write("data" if dataset is None else dataset, c)
+            writer.write("data" if dataset is None else dataset, c, metadata=problem.metadata)
     seconds_io += time.perf_counter() - begin
     words, relayout, workspace = (
         comm.allreduce(n, op=MPI.MAX) for n in (counts.words, counts.words_relayout, counts.workspace)
@@ -206,12 +207,13 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
     device = topology.device(config.device)
     threads = topology.private.allreduce(own_threads, op=MPI.MAX)
     names = comm.bcast([io.split_name(file) for file in files])  # what rank 0 sees on its disk
-    readers, entries = [], []
+    readers, entries, axes = [], [], []
     for (file, dataset), text in zip(names, (config.slice_a, config.slice_b), strict=False):
         reader = io.Reader(file, dataset, comm=comm, decode=not config.raw)
         entry, part = reader.array(dataset, text)
         readers.append((reader, dataset, part))
         entries.append(entry)
+        axes.append(reader.metadata(dataset, slices=part).axes)
     with agree(comm):
         m, k, n = config.shape or (1024, 1024, 1024)
         dtype = number_dtype(config.dtype or float)
@@ -230,7 +232,11 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         options: dict[str, Any] = {"grid": config.grid, "memory": config.memory, "reproducible": config.reproducible}
         plan = plan_product(m, n, k, dtype, comm.size, blocks=config.blocks, **options)
     cut = layouts(m, n, k, dtype=dtype, comm=comm, blocks=config.blocks, **options)
-    return Problem(tuple(readers), plan, cut, dtype, device, threads)
+    named: tuple[io.Axis, ...] = ()
+    if any(axes):  # rows of the product are those of A, columns those of B
+        rows, columns = axes[0] or (io.Axis(), io.Axis()), axes[1] or (io.Axis(), io.Axis())
+        named = rows[0], columns[1]
+    return Problem(tuple(readers), io.Metadata(named).carried(), plan, cut, dtype, device, threads)
 
 
 def optimum(plan: ProductPlan) -> int:

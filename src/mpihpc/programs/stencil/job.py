@@ -68,7 +68,7 @@ class Problem:
     reader: io.Reader | None
     dataset: str | None
     part: Any  # of the dataset
-    units: str | None
+    metadata: io.Metadata  # of the result
     cut: Decomposition
     dtype: np.dtype
     kernel: NDArray[Any]
@@ -129,7 +129,6 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     first = u.gather() if config.verify else None
     file, dataset = io.split_name(config.output) if config.output else ("", None)
     dataset = "data" if dataset is None else dataset
-    attrs = {"units": problem.units} if problem.units else None
     comm.Barrier()
     seconds, seconds_io = 0.0, time.perf_counter() - begin
     messages = sent_bytes = 0
@@ -140,7 +139,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
             begin = time.perf_counter()
             writer = opened.enter_context(io.create(file, "a", comm=comm))
             writer.provenance["config"] = stored(replace(config, steps=steps))
-            series = writer.series(dataset, u, attrs=attrs, compress=config.compress)
+            series = writer.series(dataset, u, metadata=problem.metadata, compress=config.compress)
             series.append(u, 0)
             seconds_io += time.perf_counter() - begin
         done = 0
@@ -174,11 +173,11 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         if config.output and series is None:
             writer = opened.enter_context(io.create(file, "a", comm=comm))
             writer.provenance["config"] = stored(replace(config, steps=steps))
-            writer.write(dataset, u, attrs=attrs, compress=config.compress)
+            writer.write(dataset, u, metadata=problem.metadata, compress=config.compress)
     seconds_io += time.perf_counter() - begin
     if config.plot:
         phase(f"draw {config.plot}")
-        picture(u, config.plot, f"{config.kernel}, {steps} steps, {config.mode}", problem.units)
+        picture(u, config.plot, f"{config.kernel}, {steps} steps, {config.mode}", problem.metadata)
     seconds = comm.allreduce(seconds, op=MPI.MAX)
     rate = u.size * steps / seconds / 1e9 if steps else 0.0
     result = Result(
@@ -243,7 +242,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             if config.plot:
                 check_picture(config.plot, (".png", ".pdf", ".svg", ".jpg"))
     device = Topology.of(comm).device(config.device)
-    reader, dataset, part, units = None, None, None, None
+    reader, dataset, part, metadata = None, None, None, io.Metadata()
     shape = (1024, 1024) if config.shape is None else config.shape
     dtype = np.dtype(config.dtype or float)
     if config.input:
@@ -251,10 +250,11 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
         reader = io.Reader(file, dataset, comm=comm, decode=not config.raw)
         entry, part = reader.array(dataset, config.slice)
         shape = entry.shape
+        metadata = reader.metadata(dataset, slices=part).carried()
     kernel = _kernel(comm, config.kernel, shape)
     with agree(comm):
         if reader is not None:
-            units, dtype = entry.units, np.dtype(config.dtype or entry.dtype)
+            dtype = np.dtype(config.dtype or entry.dtype)
             require_cast(entry.dtype, dtype)
         if config.plot and 0 in shape:
             raise ValueError(f"there is nothing to plot in an array of shape {tuple(shape)}")
@@ -270,7 +270,7 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             periodic=[m == "wrap" for m in modes],
             dims=config.grid,
         )
-    return Problem(reader, dataset, part, units, cut, work, kernel, taps, modes, steps, device)
+    return Problem(reader, dataset, part, metadata, cut, work, kernel, taps, modes, steps, device)
 
 
 def _kernel(comm: MPI.Intracomm, text: str, shape: Sequence[int]) -> NDArray[Any]:

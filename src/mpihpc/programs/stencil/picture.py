@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mpihpc.array import DistArray
 from mpihpc.core.failure import agree
+from mpihpc.io import Metadata
 from mpihpc.view import PIXELS, Drawing, replacing
 
 
@@ -36,7 +37,7 @@ def thumbnail(u: DistArray) -> NDArray[np.floating] | None:
     return whole
 
 
-def picture(u: DistArray, file: str, title: str, units: str | None = None) -> None:
+def picture(u: DistArray, file: str, title: str, metadata: Metadata) -> None:
     """Draw an array into a file: a line for one axis, an image for two, the middle image for more. Collective.
 
     Parameters
@@ -45,13 +46,15 @@ def picture(u: DistArray, file: str, title: str, units: str | None = None) -> No
         1 to 4 axes.
     file : str
         The picture, for example a ``.png``.
-    title, units : str
+    title : str
         Written into it.
+    metadata : Metadata
+        Of the array: its axes and units are drawn.
     """
     image = thumbnail(u)
     with agree(u.topology.private, root=0):
         if image is not None:
-            drawing = Drawing(u.shape[-2:], units=units or "")
+            drawing = Drawing(u.shape[-2:], metadata.axes[-2:], metadata.units)
             drawing.show(image, title)
             with replacing(file) as partial:
                 drawing.figure.savefig(partial, dpi=120)
