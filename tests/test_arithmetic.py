@@ -266,7 +266,11 @@ def test_what_is_not_offered_raises_and_gathers_nothing(comm):
         (TypeError, "where has dtype int64", lambda: np.add(a, 1, where=np.ones((4, 3), int))),
         (TypeError, "complex128.*float64", lambda: operator.iadd(a, 1j)),
         (ValueError, r"\(4, 3\)|\(4,\)", lambda: a + np.ones(4)),
-        (ValueError, r"\(2, 4, 3\), which no distributed operand has: they have \(4, 3\)", lambda: a + np.ones((2, 4, 3))),
+        (
+            ValueError,
+            r"\(2, 4, 3\), which no distributed operand has: they have \(4, 3\)",
+            lambda: a + np.ones((2, 4, 3)),
+        ),
         (
             ValueError,
             r"out has shape \(4, 3\), the result has \(4, 1\)",

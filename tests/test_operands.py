@@ -95,7 +95,9 @@ def test_one_rank_writes_something_else(shared_tmp_path, wrong):
 
 def test_other_ranks_and_devices_are_told_in_the_same_words(comm):
     u, other = mpihpc.ones(6, comm=comm), mpihpc.ones(6, comm=MPI.COMM_SELF)
-    words = r"\w+: [\w ]+ is on a different communicator than \w[\w ]* \(1 and \d+ ranks\): make both with the same comm"
+    words = (
+        r"\w+: [\w ]+ is on a different communicator than \w[\w ]* \(1 and \d+ ranks\): make both with the same comm"
+    )
     for call in (
         lambda: u + other,
         lambda: mpihpc.vecdot(u, other),

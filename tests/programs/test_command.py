@@ -55,9 +55,7 @@ def test_a_program_runs(launch, tmp_path):
 def test_a_serial_program_under_mpirun(launch):
     done = launch(2, *COMMAND, "view", "a.npy", "--output", "a.png")
     assert done.returncode == 2
-    assert done.lines == [
-        "mpihpc.view: error: mpihpc.view runs in 1 process, the job has 2: start it without mpirun"
-    ]
+    assert done.lines == ["mpihpc.view: error: mpihpc.view runs in 1 process, the job has 2: start it without mpirun"]
 
 
 def test_one_version(launch):
