@@ -99,7 +99,7 @@ class Outcome:
 
 
 def files_of(job: int | str, short: bool = False) -> list[str]:
-    """The files that a job runs, a number of ranks, "programs" or "interop": all that there are, but for those named above."""
+    """The files that a job runs: a number of ranks, "programs" or "interop". All, except those named above."""
     folder = f"tests/{job}" if isinstance(job, str) else "tests"
     names = {path.stem.removeprefix("test_") for path in Path(ROOT, folder).glob("test_*.py")}
     if short:

@@ -203,7 +203,7 @@ def test_refused_before_any_work(shared_tmp_path):
     for file, dataset, kind, text in [
         ("no/a.zarr", "u", FileNotFoundError, "there is no folder"),
         ("file.zarr", "u", NotADirectoryError, "it is a file, and a Zarr store is a folder"),
-        ("folder.zarr", "u", FileExistsError, "no Zarr store"),
+        ("folder.zarr", "u", FileExistsError, "not a Zarr store"),
         ("two.zarr", "u", FileExistsError, "it is Zarr v2, and v3 is written"),
         ("array.zarr", "u", FileExistsError, "the store is an array there, not a group"),
         ("a.zarr", "g", FileExistsError, "'g' is a group there"),

@@ -35,14 +35,14 @@ def numbers(x: Any, name: str = "an array", dtype: DTypeLike | None = None) -> N
     >>> numbers(np.ma.masked_array([1, 2], [False, True]), "the kernel")
     Traceback (most recent call last):
     ...
-    TypeError: 1 of 2 cells of the kernel are masked: fill them first: .filled(value) (numpy.nan, say)
+    TypeError: 1 of 2 cells of the kernel are masked: give .filled(value), such as .filled(numpy.nan)
     """
     if type(x) is np.ndarray and dtype is None and x.dtype.isbuiltin == 1 and x.dtype.char in _COMMON:
         return x
     if type(x) is not np.ndarray:
         if hits := _masked(x):
             raise TypeError(
-                f"{hits} of {np.size(x)} cells of {name} are masked: fill them first: .filled(value) (numpy.nan, say)"
+                f"{hits} of {np.size(x)} cells of {name} are masked: give .filled(value), such as .filled(numpy.nan)"
             )
         if hasattr(x, "toarray") and not hasattr(x, "__array__"):
             raise TypeError(f"{name} is a sparse {type(x).__name__}: give .toarray()")

@@ -137,9 +137,7 @@ class _Tree:
         links: deque[tuple[bytes, Any, str, bytes]] = deque()
         while own or links:
             if len(seen) > _OBJECTS or time.monotonic() > end:
-                yield Entry(
-                    "...", (), np.dtype("V1"), refused=f"the listing stops after {len(seen)} objects: name a dataset"
-                )
+                yield Entry("...", (), np.dtype("V1"), refused=f"the listing stops after {len(seen)} objects: name one")
                 return
             if own:
                 path, item, file = own.popleft()

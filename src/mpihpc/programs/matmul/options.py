@@ -1,4 +1,4 @@
-"""What the program can be told."""
+"""The options of the program."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Config:
     b: str | None = option(None, "the second matrix, k x n", metavar="FILE[:DATASET]")
     slice_a: str | None = option(None, "the part of --a, as NumPy writes it", metavar="0,:,::2", separator=",")
     slice_b: str | None = option(None, "the part of --b", metavar="0,:,::2", separator=",")
-    raw: bool = option(False, "packed matrices (scale_factor, _FillValue, ...) as they are stored")
+    raw: bool = option(False, "read packed matrices (scale_factor, _FillValue, ...) as stored")
     dtype: str | None = option(None, "default: float64, or that of the files", metavar="|".join(DTYPES))
     grid: tuple[int, ...] | None = option(
         None, "ranks along m, n, k (default: fewest words received)", type=_grid, metavar="2,2,1", separator=","
@@ -52,9 +52,11 @@ class Config:
         metavar="64M",
     )
     reproducible: bool = option(False, "the same bits for any number of ranks")
-    blocks: int = option(16, "blocks of each axis that make these bits (default: 16)", type=int, metavar="N")
+    blocks: int = option(
+        16, "blocks per axis for --reproducible; the bits depend on it (default: 16)", type=int, metavar="N"
+    )
     threads: int | None = option(
-        None, "per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
+        None, "threads per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
     )
     device: str = option("auto", "default: auto", metavar="auto|cpu|gpu")
     output: str | None = option(None, "the product (default dataset: data)", metavar="FILE.h5[:DATASET]")
@@ -64,10 +66,10 @@ class Config:
         type=float,
         metavar="SECONDS",
     )
-    compare: bool = option(False, "how long NumPy takes on rank 0 alone, with the threads of all ranks")
-    verify: bool = option(False, "compute it again with NumPy on rank 0; exit 1 on a difference")
-    json: bool = option(False, "one line of JSON at the end")
-    quiet: bool = option(False, "errors only (and the JSON line)")
+    compare: bool = option(False, "also time NumPy on rank 0 alone, with the threads of all ranks")
+    verify: bool = option(False, "compute the result again with NumPy on rank 0; exit 1 on a difference")
+    json: bool = option(False, "print one line of JSON at the end")
+    quiet: bool = option(False, "print errors only (and the JSON line)")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:

@@ -1,4 +1,4 @@
-"""What the program can be told."""
+"""The options of the program."""
 
 from __future__ import annotations
 
@@ -43,13 +43,18 @@ class Config:
     """What to do; the fields are the flags of the command line and the keys of a configuration file."""
 
     shape: tuple[int, ...] | None = option(
-        None, "no input: a hot block in the middle of zeros", type=int, metavar="N", separator=" "
+        None, "without --input: a hot block in the middle of zeros", type=int, metavar="N", separator=" "
     )
-    input: str | None = option(None, "HDF5, netCDF 4, Zarr, .npy or .npz", metavar="FILE[:DATASET]")
+    input: str | None = option(
+        None, "the array to start from: HDF5, netCDF 4, Zarr, .npy or .npz", metavar="FILE[:DATASET]"
+    )
     slice: str | None = option(
-        None, "the part of the input, as NumPy writes it: one snapshot of a series", metavar="-1,:,::2", separator=","
+        None,
+        "a part of the input, as NumPy writes it, such as one snapshot of a series",
+        metavar="-1,:,::2",
+        separator=",",
     )
-    raw: bool = option(False, "packed input (scale_factor, _FillValue, ...) as it is stored")
+    raw: bool = option(False, "read packed input (scale_factor, _FillValue, ...) as stored")
     kernel: str = option(
         "heat",
         "heat[:alpha] laplace[:order] mean:SIZE gaussian:SIGMA sobel[:axis] sharpen identity, or FILE.npy, or a list "
@@ -58,7 +63,10 @@ class Config:
     )
     steps: int | None = option(None, "default: 100 for heat, 1 for other kernels", type=int, metavar="N")
     mode: str = option(
-        "reflect", f"beyond the array; one per axis with commas: {' '.join(MODES)}", metavar="MODE", separator=","
+        "reflect",
+        f"boundary mode, one for all axes or one per axis with commas: {' '.join(MODES)}",
+        metavar="MODE",
+        separator=",",
     )
     cval: complex = option(0.0, "the value beyond constant axes (default: 0)", type=_number, metavar="0.5")
     dtype: str | None = option(None, "default: the input's, integers as float64", metavar="|".join(DTYPES))
@@ -66,18 +74,21 @@ class Config:
         None, "ranks along each axis (default: fewest halo bytes)", type=_grid, metavar="4x2", separator="x"
     )
     threads: int | None = option(
-        None, "per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
+        None, "threads per rank (default: OMP_NUM_THREADS, or its share of the cores)", type=int, metavar="N"
     )
     fuse: int | None = option(
-        None, "steps per exchange and pass over memory (default: auto, by a model)", type=_fuse, metavar="8|auto"
+        None,
+        "steps per halo exchange and pass over memory (default: auto, chosen by a model)",
+        type=_fuse,
+        metavar="8|auto",
     )
     overlap: str = option(
         "auto",
-        "advance the middle of a block while messages travel (default: by a model)",
+        "compute the interior of a block while messages travel (default: chosen by a model)",
         type=_overlap,
         metavar="auto|on|off",
     )
-    exact: bool = option(True, "--no-exact: a kernel that is a product of lines may be applied line by line")
+    exact: bool = option(True, "--no-exact: apply separable kernels one axis at a time where that is faster")
     device: str = option("auto", "default: auto", metavar="auto|cpu|gpu")
     output: str | None = option(None, "the result (default dataset: data)", metavar="FILE.h5[:DATASET]")
     every: int | None = option(None, "write each Nth step, along a first axis t of the dataset", type=int, metavar="N")
@@ -91,9 +102,9 @@ class Config:
         type=float,
         metavar="SECONDS",
     )
-    verify: bool = option(False, "compute it again with NumPy on rank 0; exit 1 on a difference")
-    json: bool = option(False, "one line of JSON at the end")
-    quiet: bool = option(False, "errors only (and the JSON line)")
+    verify: bool = option(False, "compute the result again with NumPy on rank 0; exit 1 on a difference")
+    json: bool = option(False, "print one line of JSON at the end")
+    quiet: bool = option(False, "print errors only (and the JSON line)")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:
