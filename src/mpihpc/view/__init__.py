@@ -101,10 +101,7 @@ class Drawing:
         self.axes: Any = self.figure.subplots()
         known = [*axes] or [Axis()] * len(self.shape)
         self._ends = [_ends(axis, n) for axis, n in zip(known, self.shape, strict=True)]
-        labels = [
-            _label(axis) if ends is not None or axis.values is None else f"{axis.name} (index)"
-            for axis, ends in zip(known, self._ends, strict=True)
-        ]
+        labels = [_label(axis) if axis.values is None or axis.even() else f"{axis.name} (index)" for axis in known]
         self.axes.set_xlabel(labels[-1])
         if len(self.shape) > 1:
             self.axes.set_ylabel(labels[-2])
@@ -155,7 +152,7 @@ class Drawing:
 def _ends(axis: Axis, n: int) -> tuple[float, float] | None:
     """Where the first cell along an axis begins and the last one ends; None without evenly spaced coordinates."""
     place = axis.even()
-    if place is None:
+    if place is None or (place == (0.0, 1.0) and not axis.attrs):  # the indices of the cells: as without any
         return None
     origin, spacing = place
     return origin - spacing / 2, origin + (n - 0.5) * spacing
