@@ -178,7 +178,7 @@ def test_a_failure_at_the_end_takes_everything_back(shared_tmp_path, monkeypatch
         raise OSError(5, "Input/output error", folder)
 
     monkeypatch.setattr(placing, "consolidate", fails)
-    with pytest.raises(OSError, match="Input/output"), mpihpc.io.open(store, "w", comm=u.comm) as writer:
+    with pytest.raises(OSError, match="Input/output"), mpihpc.io.open(store, "a", comm=u.comm) as writer:
         writer.write("u", u.astype("f4"))
         writer.write("new", u)
     COMM.Barrier()
@@ -267,10 +267,10 @@ def test_axes_that_differ_do_not_share_a_name(shared_tmp_path):
         mpihpc.io.write(store, array, name)
     assert [names for names, *_ in about(store, "u", "v", "w")] == [["y", "x"], ["y_v", "x"], ["y", "x"]]
     ours, others = (Metadata((Axis("lat", np.arange(4.0) + k), Axis("lon"))) for k in (0, 1))
-    with mpihpc.io.open(store, "w", comm=u.comm) as writer:
+    with mpihpc.io.open(store, "a", comm=u.comm) as writer:
         writer.write("a", u, metadata=ours)
         writer.write("b", u, metadata=others)
-    with mpihpc.io.open(store, "w", comm=u.comm) as writer:
+    with mpihpc.io.open(store, "a", comm=u.comm) as writer:
         writer.write("c", u, metadata=others)
         writer.write("d", u, metadata=ours)
     names = [["lat", "lon"], ["lat_b", "lon"], ["lat_c", "lon"], ["lat", "lon"]]
