@@ -9,6 +9,7 @@ import numpy as np
 
 from mpihpc.array import DistArray
 from mpihpc.core.failure import agree
+from mpihpc.io.attributes import storable
 from mpihpc.io.datasets import chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.filling import Place, find_place
 from mpihpc.io.hdf5 import h5py
@@ -40,6 +41,7 @@ class Series:
                 raise ValueError(f"snapshots are of arrays with 1 to 4 axes, this one has {like.ndim}")
             level = gzip_level(compress)
             if rank_0:
+                known = storable(attrs)
                 if dataset in self._names:
                     raise ValueError(f"{own!r} is the name of an axis: choose another for the snapshots")
                 # A snapshot is one stretch of the file, or few equal ones; packed ones are cut as single arrays are.
@@ -50,7 +52,7 @@ class Series:
                 chunks = (1, *(max(1, n) for n in grid))
                 with h5py.File(writer.partial, "r+") as h5:
                     made = create_dataset(h5, dataset, (0, *like.shape), like.dtype, chunks, level, grows=True)
-                    made.attrs.update(attrs)
+                    made.attrs.update(known)
                     create_dataset(h5, self._names[0], (0,), np.dtype(np.int64), (1024,), None, grows=True)
                     for name, n in zip(self._names[1:], like.shape, strict=True):
                         h5[name] = np.arange(n)

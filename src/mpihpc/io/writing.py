@@ -26,6 +26,7 @@ from mpihpc.core.decomposition import grid_text
 from mpihpc.core.failure import agree, agreed, end_job
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
+from mpihpc.io.attributes import Attributes, storable
 from mpihpc.io.datasets import check_folder, chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.filling import Place, fill, find_place
 from mpihpc.io.hdf5 import h5py
@@ -50,6 +51,8 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
         raise ValueError(f"{os.fspath(file)} is no name for an HDF5 file: end it with .h5")
     if not all(part.strip(".") for part in dataset.strip("/").split("/")):
         raise ValueError(f"{dataset!r} is no name for a dataset in {os.fspath(file)}: use NAME or GROUP/NAME")
+    if "\0" in dataset or any("\ud800" <= letter <= "\udfff" for letter in dataset):
+        raise ValueError(f"{dataset!r} is no name for a dataset in {os.fspath(file)}: use UTF-8 without NUL")
     check_folder(os.fspath(file))
     if os.path.isdir(target):
         raise IsADirectoryError(f"{os.fspath(file)} cannot be written: it is a folder")
@@ -72,8 +75,8 @@ class Writer:
 
     Attributes
     ----------
-    attrs : dict
-        Attributes of the root group, on rank 0; add your own.
+    attrs : mapping
+        Attributes of the root group, on rank 0; add your own. One that HDF5 cannot store is a ValueError at once.
     provenance : dict
         What differs from run to run: command, versions, ranks and grid. It is kept as attributes, too.
     """
@@ -82,7 +85,7 @@ class Writer:
         self.topology = Topology.of(comm)
         self.file = os.fspath(file)
         command = shlex.join(sys.orig_argv).encode(errors="backslashreplace").decode()  # names need not be UTF-8
-        self.attrs: dict[str, Any] = {}
+        self.attrs = Attributes()
         self.provenance: dict[str, Any] = {"command": command, "ranks": self.topology.size}
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
@@ -127,7 +130,7 @@ class Writer:
         array : DistArray
             On the ranks of the file.
         attrs : mapping, optional
-            Attributes of the dataset.
+            Attributes of the dataset: text, numbers, and arrays of them.
         compress : str, optional
             "gzip" or "gzip:LEVEL", level 1 to 9: in chunks, with the bytes of a chunk shuffled.
         chunks : bool
@@ -136,14 +139,14 @@ class Writer:
         place: Place | None = None
         with self.alone(dataset, array) as rank_0:
             if rank_0:
-                level = gzip_level(compress)
+                level, known = gzip_level(compress), storable(attrs or {})
                 if not array.size:
                     level, chunks = None, False  # HDF5 has no chunks without cells
                 grid = chunk_grid(array.shape, array.dtype.itemsize) if chunks or level else None
                 # HDF5 1.10 was the first to be able to lay all chunks one behind the other, without an index.
                 with self.reserved(array.nbytes, libver=("v110", "v110") if chunks and level is None else None) as h5:
                     made = create_dataset(h5, dataset, array.shape, array.dtype, grid, level)
-                    made.attrs.update(attrs or {})
+                    made.attrs.update(known)
                     place = find_place(made, ())
         self.fill_in(place, array)
 
@@ -219,7 +222,7 @@ class Writer:
     def describe(self) -> None:
         """Write the attributes of the root group. For rank 0."""
         with h5py.File(self.partial, "r+") as h5:
-            h5.attrs.update(self.provenance | self.attrs)
+            h5.attrs.update(self.provenance | self.attrs.data)
 
     @contextmanager
     def reserved(self, nbytes: int, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:
