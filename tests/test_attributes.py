@@ -22,17 +22,18 @@ KEPT = [
     (np.ma.masked_array([1.0, 2.0], mask=False), [1.0, 2.0]),
 ]
 REFUSED = [
-    ("k", None, "'k' cannot be None"),
-    ("k", {"a": 1}, "numbers, and arrays"),
+    ("k", None, "Object dtype"),
+    ("k", {"a": 1}, "dtype"),
     ("k", "a\0b", "NULL"),
-    ("k", "\ud800", "surrogates"),
-    ("k", ["a", None], "numbers, and arrays"),
-    ("k", np.datetime64("2020-01-01"), "numbers, and arrays"),
+    ("k", "\ud800", "surrogate"),
+    ("k", ["a", None], "dtype"),
+    ("k", np.datetime64("2020-01-01"), "dtype"),
     ("k", np.ma.masked_array([1.0, 2.0], [False, True]), "filled"),
-    ("k", np.zeros(8192), "65536 bytes"),
-    ("a\0b", 1, "names are text"),
-    ("", 1, "names are text"),
-    (1, 1, "names are text"),
+    ("k", np.array([], "U1"), "dtype"),
+    ("k", np.zeros(8192), "too large"),
+    ("a\0b", 1, "no name"),
+    ("", 1, "no name"),
+    (1, 1, "no name"),
 ]
 
 
@@ -86,7 +87,7 @@ def test_refused_by_name_with_nothing_left(comm, shared_tmp_path, kind, name, va
 def test_update_of_the_file_is_checked_too(comm, shared_tmp_path):
     with mpihpc.io.open(shared_tmp_path / "a.h5", "w", comm=comm) as writer:
         writer.write("data", mpihpc.ones(3, comm=comm))
-        with pytest.raises(ValueError, match="'when' cannot be None"):
+        with pytest.raises(ValueError, match="'when' cannot be stored"):
             writer.attrs.update(who="me", when=None)
         writer.attrs |= {"where": "here"}
     found = None
@@ -115,7 +116,7 @@ def test_names_of_datasets(comm, shared_tmp_path, name):
         lambda: mpihpc.io.check_target(shared_tmp_path / "a.h5", name),  # what programs ask before they begin
         lambda: mpihpc.io.write(shared_tmp_path / "a.h5", mpihpc.ones(3, comm=comm), name),
     ):
-        with pytest.raises(ValueError, match="UTF-8 without NUL"):
+        with pytest.raises(ValueError, match="is no name for a dataset"):
             work()
     comm.Barrier()
     assert os.listdir(shared_tmp_path) == []

@@ -131,8 +131,8 @@ def test_bad_output_is_the_same_line_on_all_ranks(comm, shared_tmp_path):
         with pytest.raises(error, match=text) as caught:
             mpihpc.io.write(shared_tmp_path / name, u)
         assert len(set(comm.allgather(str(caught.value)))) == 1
-    with pytest.raises(ValueError, match="mode 'a'"):
-        mpihpc.io.open(shared_tmp_path / "a.h5", "a", comm=comm)
+    with pytest.raises(ValueError, match="mode 'x'"):
+        mpihpc.io.open(shared_tmp_path / "a.h5", "x", comm=comm)
     other = comm.Dup()
     v = mpihpc.ones(3, comm=other)
     with (

@@ -56,7 +56,8 @@ def open(
     file : path
         HDF5, Zarr, ``.npy`` or ``.npz`` to read; HDF5, or Zarr by a name that ends with ``.zarr``, to write.
     mode : str
-        "r": a `Reader`. "w": a `Writer` or a `ZarrWriter`; the file appears under its name, whole, when it is closed
+        "r": a `Reader`. "w": a `Writer` or a `ZarrWriter` of a new file. "a": the same, and what is in an old file
+        stays, but for datasets that are written again. The file appears under its name, whole, when it is closed
         without an error.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
@@ -68,9 +69,9 @@ def open(
     ValueError, OSError
         On all ranks, with the same text.
     """
-    if mode not in ("r", "w"):
-        raise ValueError(f"mode {mode!r} is not 'r' or 'w'")
-    return Reader(file, comm=comm, decode=decode) if mode == "r" else create(file, comm=comm)
+    if mode not in ("r", "w", "a"):
+        raise ValueError(f"mode {mode!r} is not 'r', 'w' or 'a'")
+    return Reader(file, comm=comm, decode=decode) if mode == "r" else create(file, mode, comm=comm)
 
 
 def read(
@@ -138,10 +139,10 @@ def write(
     compress: str | None = None,
     chunks: bool = False,
 ) -> None:
-    """Write an array into a new HDF5 file or Zarr store; each rank writes its own cells. Collective.
+    """Write an array into an HDF5 file or Zarr store; each rank writes its own cells. Collective.
 
-    An old file of this name is replaced when the new one is whole; until then, and after any failure, it stays. Arrays
-    of a Zarr store that have other names stay.
+    Other datasets of the file stay; one of the same name is replaced. A new file takes the name of the old one when it
+    is whole; until then, and after any failure, the old one stays. It needs room for a copy of what stays.
 
     Blocks in host memory are written from where they lie (parts of packed chunks are moved before). Those on a GPU come
     to host memory in sheets of at most 16 MiB, or of one packed chunk if that is larger: two at a time, however large
@@ -165,11 +166,11 @@ def write(
     Raises
     ------
     ValueError, OSError
-        No such folder, no permission, no room. On all ranks, with the same text.
+        No such folder, no permission, no room; a file that cannot take the dataset. On all ranks, with the same text.
     """
     with together("mpihpc.io.write", {"array": array}) as topology:
         pass
-    with create(file, comm=topology.comm) as writer:
+    with create(file, "a", comm=topology.comm) as writer:
         writer.write(dataset, array, attrs=attrs, compress=compress, chunks=chunks)
 
 

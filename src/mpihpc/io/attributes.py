@@ -1,4 +1,4 @@
-"""Attributes as HDF5 can keep them. The others are refused by name, before anything is written."""
+"""Attributes as HDF5 can store them, or one clear line about the one that it cannot."""
 
 from __future__ import annotations
 
@@ -8,77 +8,61 @@ from typing import Any
 
 import numpy as np
 
+from mpihpc.core.failure import one_line
 from mpihpc.io.hdf5 import h5py
 
 
-class Attributes(UserDict[str, Any]):
-    """Attributes of a file: `storable` when they are set, for after the work it is too late to refuse one."""
+class Attributes(UserDict[Any, Any]):
+    """Attributes of a file: those that cannot be stored are refused when they are set, not after the work."""
 
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.data.update(storable({name: value}))
+    def __setitem__(self, name: Any, value: Any) -> None:
+        storable({name: value})
+        self.data[name] = value
 
 
-def storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    r"""Attributes with values that h5py can write as they are.
+def storable(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Attributes for h5py. Text that is not UTF-8, as Latin-1 in old files, keeps its bytes.
 
-    Parameters
-    ----------
-    attrs : mapping
-        Text, numbers, and arrays or lists of them. NumPy's text becomes Python's. Text that is not UTF-8 becomes the
-        bytes that it came from: h5py reads the units ``b"\xb0C"`` as ``"\udcb0C"``, as Python does file names.
+    Each is stored in a file in memory first, so that nothing is half-written when one cannot be.
 
     Raises
     ------
     ValueError
-        HDF5 cannot store one of them, or would change it.
+        With the name of the attribute.
 
     Examples
     --------
-    >>> storable({"units": "\udcb0C", "long_name": "temperature", "range": (0, 1)})
-    {'units': b'\xb0C', 'long_name': 'temperature', 'range': (0, 1)}
+    >>> storable({"units": "\\udcb0C", "n": 3})
+    {'units': b'\\xb0C', 'n': 3}
     """
-    found: dict[str, Any] = {}
     if not attrs:
-        return found
-    with h5py.File("attributes", "w", driver="core", backing_store=False) as trial:  # in memory
+        return {}
+    made = {}
+    with h5py.File("attributes", "w", driver="core", backing_store=False) as trial:
         for name, value in attrs.items():
             try:
-                if not isinstance(name, str) or not name or "\0" in name:  # HDF5 would end it there
-                    raise ValueError("names are text without NUL")
+                if not isinstance(name, str | bytes) or not name or (0 if isinstance(name, bytes) else "\0") in name:
+                    raise ValueError("it is no name")
                 if np.ma.is_masked(value):
                     raise ValueError("it has masked cells: give them values with .filled(...)")
-                found[name] = trial.attrs[name] = _plain(value)
-            except (TypeError, ValueError) as error:
-                why = "HDF5 has text, numbers, and arrays of them" if isinstance(error, TypeError) else error
-                raise ValueError(f"attribute {name!r} cannot be {_short(value)}: {why}") from None
-            except (OSError, RuntimeError):  # from HDF5 itself
-                size = np.asarray(value).nbytes
-                raise ValueError(f"attribute {name!r} has {size} bytes, HDF5 takes less than 65536") from None
-    return found
+                key, value = _bytes_kept(name), _bytes_kept(value)
+                trial.attrs[key] = value
+            except (TypeError, ValueError, OSError, RuntimeError, OverflowError) as error:
+                raise ValueError(f"attribute {name!r} cannot be stored in HDF5: {one_line(error)}") from error
+            made[key] = value
+    return made
 
 
-def _plain(value: Any) -> Any:
-    """NumPy's text as Python's, and text that is not UTF-8 as its bytes."""
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "U":
+def _bytes_kept(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.str_) and value.dtype.kind == "U" and value.size:  # HDF5 has no type for none
         value = value.tolist()
-    if isinstance(value, str):
-        return _as_bytes(value) if _escaped(value) else value
     if isinstance(value, list | tuple):
         texts = np.array(value, object)
-        if any(_escaped(text) for text in texts.flat):  # bytes all: HDF5 has one type for all of them
-            return np.array([_as_bytes(text) for text in texts.flat], object).reshape(texts.shape).tolist()
-    return value
-
-
-def _escaped(text: Any) -> bool:
-    return isinstance(text, str) and any("\udc80" <= letter <= "\udcff" for letter in text)
-
-
-def _as_bytes(text: Any) -> Any:
-    return text.encode(errors="surrogateescape") if isinstance(text, str) else text
-
-
-def _short(value: Any) -> str:
-    """A value in a message of one line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        cells = [_bytes_kept(text) for text in texts.flat]
+        if any(isinstance(cell, bytes) for cell in cells):  # then all: HDF5 has one type for them
+            cells = [cell.encode() if isinstance(cell, str) else cell for cell in cells]
+            return np.array(cells, object).reshape(texts.shape).tolist()
+    if not isinstance(value, str):
+        return value
+    data = value.encode("utf-8", "surrogateescape")
+    return value if data == value.encode("utf-8", "replace") else data

@@ -32,7 +32,7 @@ from mpihpc.core.layouts import Chunks
 from mpihpc.core.staging import download, slab_cells
 from mpihpc.core.transfer import Transfer
 from mpihpc.core.watchdog import tick
-from mpihpc.io.hdf5 import h5py
+from mpihpc.io.hdf5 import h5py, open_file
 
 _ROUND_BYTES = 1 << 30  # MPI-IO libraries have been seen to break on single writes of more than 2 GiB
 
@@ -153,7 +153,7 @@ def _through_hdf5(file: str, place: Place, array: DistArray) -> None:
         block, step = whole_chunks(array, place.chunk), place.chunk  # so that no chunk is packed in two rounds
     limit = array.size if array.device.host else slab_cells(array.dtype)
     (boxes,) = _in_rounds(array, [list(block.box.slabs(limit, step=step))])
-    h5 = h5py.File(file, "r+", driver="mpio", comm=array.topology.private)
+    h5 = open_file(file, "r+", driver="mpio", comm=array.topology.private)
     target = h5[place.dataset].id
     there = target.get_space()
     transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
@@ -287,7 +287,7 @@ def _in_turn(file: str, place: Place, array: DistArray) -> None:
     failure: BaseException | None = None
     try:
         if boxes and not failed:
-            with h5py.File(file, "r+") as h5:
+            with open_file(file, "r+") as h5:
                 for sheet in sheets(block, boxes):
                     h5[place.dataset][(*place.at, *sheet.box.slices())] = sheet.cells
                     tick()

@@ -67,8 +67,8 @@ _FORMATS = (
 )
 
 
-def create(file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> Output:
-    """Open a new file for writing, on all ranks: a `Writer`, or a `ZarrWriter` if the name ends with .zarr.
+def create(file: str | os.PathLike[str], mode: str = "w", *, comm: MPI.Intracomm | None = None) -> Output:
+    """Open a file for writing, on all ranks: a `Writer`, or a `ZarrWriter` if the name ends with .zarr.
 
     Collective. Use it in a ``with`` statement.
 
@@ -76,13 +76,15 @@ def create(file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -
     ----------
     file : path
         Its folder must exist.
+    mode : str
+        "w": a new file, instead of an old one. "a": what is in an old file stays, but for datasets of the same name.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
     """
-    return _find(file).writer(file, comm=comm)
+    return _find(file).writer(file, mode, comm=comm)
 
 
-def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False) -> None:
+def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False, mode: str = "a") -> None:
     """Refuse a result that cannot be written, before anything is computed. For one rank, inside `agree`.
 
     Parameters
@@ -93,6 +95,8 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
         What will be in it.
     series : bool
         Whether that is going to be snapshots.
+    mode : str
+        See `create`.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
     OSError
         The folder does not exist or is not writable, or the name is taken by what cannot be replaced.
     """
-    _find(file).check_target(file, dataset, series=series)
+    _find(file).check_target(file, dataset, series=series, mode=mode)
 
 
 def _find(file: str | os.PathLike[str]) -> _Format:

@@ -12,7 +12,7 @@ from mpihpc.core.failure import agree
 from mpihpc.io.attributes import storable
 from mpihpc.io.datasets import chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.filling import Place, find_place
-from mpihpc.io.hdf5 import h5py
+from mpihpc.io.hdf5 import open_file
 
 if TYPE_CHECKING:
     from mpihpc.io.writing import Writer
@@ -36,12 +36,11 @@ class Series:
         self._like = like.shape, like.dtype
         folder, _, own = dataset.rpartition("/")
         self._names = [f"{folder}/{name}".lstrip("/") for name in ("t", *"wzyx"[-like.ndim :])]
-        with writer.alone(dataset, like) as rank_0:
+        with writer.alone(dataset, like, series=True) as rank_0:
             if not 1 <= like.ndim <= 4:
                 raise ValueError(f"snapshots are of arrays with 1 to 4 axes, this one has {like.ndim}")
             level = gzip_level(compress)
             if rank_0:
-                known = storable(attrs)
                 if dataset in self._names:
                     raise ValueError(f"{own!r} is the name of an axis: choose another for the snapshots")
                 # A snapshot is one stretch of the file, or few equal ones; packed ones are cut as single arrays are.
@@ -50,9 +49,9 @@ class Series:
                 if level is not None:
                     grid = chunk_grid(like.shape, like.dtype.itemsize)
                 chunks = (1, *(max(1, n) for n in grid))
-                with h5py.File(writer.partial, "r+") as h5:
+                with open_file(writer.partial, "r+") as h5:
                     made = create_dataset(h5, dataset, (0, *like.shape), like.dtype, chunks, level, grows=True)
-                    made.attrs.update(known)
+                    made.attrs.update(storable(attrs))
                     create_dataset(h5, self._names[0], (0,), np.dtype(np.int64), (1024,), None, grows=True)
                     for name, n in zip(self._names[1:], like.shape, strict=True):
                         h5[name] = np.arange(n)
@@ -89,7 +88,7 @@ class Series:
                 sync(writer.partial)
             with writer.alone(self.dataset, array) as rank_0:
                 if rank_0:
-                    with h5py.File(writer.partial, "r+") as h5:
+                    with open_file(writer.partial, "r+") as h5:
                         h5[self._names[0]].resize(k + 1, axis=0)
                         h5[self._names[0]][k] = t
         except OSError as error:

@@ -16,7 +16,7 @@ from dataclasses import Field, asdict, field, fields
 from typing import Any, NoReturn, TypeVar
 
 from mpihpc.core.failure import nearest
-from mpihpc.io.hdf5 import h5py
+from mpihpc.io.hdf5 import open_file
 
 Config = TypeVar("Config")
 
@@ -116,7 +116,7 @@ def _from_file(file: str, known: Mapping[str, Field[Any]]) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
             if stream.read(8) == b"\x89HDF\r\n\x1a\n":
-                with h5py.File(file, "r") as h5:
+                with open_file(file) as h5:
                     content = json.loads(h5.attrs.get("config", "null"))
             else:
                 stream.seek(0)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpihpc.io.formats.entry import Entry
-from mpihpc.io.hdf5 import h5py
+from mpihpc.io.hdf5 import h5py, open_file
 from mpihpc.io.metadata import Axis, Metadata
 
 NAME = "HDF5"
@@ -169,14 +169,7 @@ class _Tree:
         if real not in self._files:
             if os.path.exists(path) and not os.path.isfile(path):
                 raise OSError(f"a link leads to {path}, which is no regular file")
-            try:
-                self._files[real] = h5py.File(path, "r", locking=False)  # a job may be writing it: it must not fail
-            except (TypeError, ValueError):  # an h5py that cannot
-                self._files[real] = h5py.File(path, "r")
-            except OSError as error:
-                if "locking flag" not in str(error):
-                    raise
-                self._files[real] = h5py.File(path, "r")  # this process has it open
+            self._files[real] = open_file(path)
         return h5py.h5o.open(self._files[real].id, b"/")
 
     def _follow(self, group: Any, file: str, path: bytes, left: int) -> tuple[Any, str]:

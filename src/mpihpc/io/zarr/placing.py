@@ -8,10 +8,10 @@ import os
 from collections.abc import Sequence
 
 from mpihpc.io.datasets import sync
-from mpihpc.io.zarr.nodes import NODE, consolidate, group_node, groups_of, is_array, is_node, write_node
+from mpihpc.io.zarr.nodes import NODE, consolidate, group_node, groups_of, is_array, is_node, read_node, write_node
 
 
-def install(new: str, store: str, arrays: Sequence[str]) -> None:
+def install(new: str, store: str, arrays: Sequence[str] | None) -> None:
     """Give a new store its name, or its arrays their places in an old one that has more than them.
 
     After a failure the old store is what it was. Afterwards `new` is what was replaced, if anything.
@@ -22,12 +22,12 @@ def install(new: str, store: str, arrays: Sequence[str]) -> None:
         Folder of the new store, on the disk.
     store : str
         Where it goes.
-    arrays : sequence of str
-        Names of its arrays, in the order in which they take their places.
+    arrays : sequence of str, optional
+        Names of its arrays, in the order in which they take their places. None: nothing of the old one stays.
     """
     if not os.path.isdir(store) or not os.listdir(store):
         os.rename(new, store)
-    elif not _has_more(store, arrays):
+    elif arrays is None or not _has_more(store, arrays):
         exchange(new, store)
     else:
         _add(new, store, arrays)
@@ -47,7 +47,10 @@ def _has_more(store: str, arrays: Sequence[str]) -> bool:
 def _add(new: str, store: str, arrays: Sequence[str]) -> None:
     groups = sorted({group for array in arrays for group in groups_of(array)}, reverse=True)
     moved: list[tuple[str, str, bool]] = []
+    root, attrs = read_node(store), read_node(new)["attributes"]
     try:
+        if attrs:
+            write_node(store, root | {"attributes": root.get("attributes", {}) | attrs})
         for group in reversed(groups):
             if not os.path.exists(os.path.join(store, group, NODE)):
                 write_node(os.path.join(store, group), group_node({}))
@@ -63,6 +66,7 @@ def _add(new: str, store: str, arrays: Sequence[str]) -> None:
         for here, there, known in reversed(moved):
             (exchange if known else os.rename)(there, here)
         with contextlib.suppress(OSError):
+            write_node(store, root)
             for group in groups:
                 consolidate(os.path.join(store, group))
         raise

@@ -39,7 +39,7 @@ from mpihpc.io.zarr.placing import install, sync_folders
 _AXES = ("w", "z", "y", "x")
 
 
-def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False) -> None:
+def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series: bool = False, mode: str = "a") -> None:
     """Refuse a result that cannot be written, before anything is computed. For one rank, inside `agree`.
 
     Raises
@@ -66,6 +66,8 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
         return
     if not nodes.is_node(target):
         raise FileExistsError(f"{name} cannot be replaced: it is a folder that is no Zarr store")
+    if mode == "w":
+        return
     if not os.path.exists(os.path.join(target, nodes.NODE)):
         raise FileExistsError(f"{name} cannot be added to: it is Zarr v2, and v3 is written: choose another name")
     for depth in range(len(parts)):
@@ -82,12 +84,13 @@ class ZarrWriter:
 
     Use it in a ``with`` statement. Everything is written under a temporary name in the same folder. Leaving the block
     closes it: flushed to the disk and renamed. Leaving it by an error removes it; an old store then stays as it was.
-    Arrays of an old store that have other names stay.
 
     Parameters
     ----------
     file : path
         The folder of the store; the folder that it is in must exist. A symbolic link is followed.
+    mode : str
+        "w": a new store, instead of an old one. "a": arrays of an old store that have other names stay.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks. Default: COMM_WORLD.
 
@@ -109,9 +112,9 @@ class ZarrWriter:
     ['u', 'zarr.json']
     """
 
-    def __init__(self, file: str | os.PathLike[str], *, comm: MPI.Intracomm | None = None) -> None:
+    def __init__(self, file: str | os.PathLike[str], mode: str = "w", *, comm: MPI.Intracomm | None = None) -> None:
         self.topology = Topology.of(comm)
-        self.file = os.fspath(file)
+        self.file, self.mode = os.fspath(file), mode
         self.attrs: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
         self._arrays: list[str] = []  # on rank 0, in the order in which they take their places
@@ -120,7 +123,7 @@ class ZarrWriter:
         self.partial = f"{self._target}.{name}.partial"
         with agree(self.topology.private, root=0):
             if self.topology.rank == 0:
-                check_target(self.file)
+                check_target(self.file, mode=self.mode)
                 os.mkdir(self.partial)
 
     def __enter__(self) -> ZarrWriter:
@@ -180,7 +183,7 @@ class ZarrWriter:
     def series(self, dataset: str, like: DistArray, **_: Any) -> Series:
         """Refused: snapshots go to HDF5 files. Collective."""
         with agree(self.topology.private):
-            check_target(self.file, dataset, series=True)
+            check_target(self.file, dataset, series=True, mode=self.mode)
         raise AssertionError("it has been refused")
 
     def close(self) -> None:
@@ -193,7 +196,7 @@ class ZarrWriter:
                 for path in groups:
                     nodes.consolidate(os.path.join(self.partial, path))
                 sync_folders(self.partial)
-                install(self.partial, self._target, self._arrays)
+                install(self.partial, self._target, self._arrays if self.mode == "a" else None)
                 with contextlib.suppress(OSError):  # not all file systems can, and the store is there
                     sync(os.path.dirname(self._target))
 
@@ -212,7 +215,7 @@ class ZarrWriter:
         chunks: bool,
     ) -> tuple[str, tuple[int, ...], int | None]:
         """Make the folder of an array, and the arrays of its coordinates. For rank 0."""
-        check_target(self.file, dataset)
+        check_target(self.file, dataset, mode=self.mode)
         if is_bfloat16(array.dtype):
             raise TypeError("Zarr has no type for bfloat16: write u.astype('float32'), which holds the same numbers")
         level = gzip_level(compress)
@@ -253,7 +256,7 @@ class ZarrWriter:
                 if axis.values.shape != (n,):
                     raise ValueError(f"axis {axis.name!r} has {n} cells and coordinates of shape {axis.values.shape}")
             shared = axis.name != own
-            for store in (self.partial, self._target):
+            for store in (self.partial, self._target) if self.mode == "a" else (self.partial,):
                 sizes = {
                     cells
                     for path, node in nodes.arrays_in(os.path.join(store, group)).items()

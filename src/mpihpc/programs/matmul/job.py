@@ -141,7 +141,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
     begin = time.perf_counter()
     if config.output:
         file, dataset = io.split_name(config.output)
-        with io.create(file, comm=comm) as writer:
+        with io.create(file, "a", comm=comm) as writer:
             writer.provenance["config"] = stored(config)
             writer.write("data" if dataset is None else dataset, c)
     seconds_io += time.perf_counter() - begin

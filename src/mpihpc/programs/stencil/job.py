@@ -138,7 +138,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
         series = None
         if config.every:
             begin = time.perf_counter()
-            writer = opened.enter_context(io.create(file, comm=comm))
+            writer = opened.enter_context(io.create(file, "a", comm=comm))
             writer.provenance["config"] = stored(replace(config, steps=steps))
             series = writer.series(dataset, u, attrs=attrs, compress=config.compress)
             series.append(u, 0)
@@ -172,7 +172,7 @@ def run(comm: MPI.Intracomm, config: Config) -> Result:
             error = comm.bcast(error, root=0)
         begin = time.perf_counter()
         if config.output and series is None:
-            writer = opened.enter_context(io.create(file, comm=comm))
+            writer = opened.enter_context(io.create(file, "a", comm=comm))
             writer.provenance["config"] = stored(replace(config, steps=steps))
             writer.write(dataset, u, attrs=attrs, compress=config.compress)
     seconds_io += time.perf_counter() - begin
