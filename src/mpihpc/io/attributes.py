@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,14 @@ import numpy as np
 
 from mpihpc.core.failure import one_line
 from mpihpc.io.hdf5 import h5py
+
+
+class Attributes(UserDict[Any, Any]):
+    """Attributes of a file: those that cannot be stored are refused when they are set, not after the work."""
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        storable({name: value})
+        self.data[name] = value
 
 
 def storable(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -34,6 +43,8 @@ def storable(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
             try:
                 if not isinstance(name, str | bytes) or not name or (0 if isinstance(name, bytes) else "\0") in name:
                     raise ValueError("it is no name")
+                if np.ma.is_masked(value):
+                    raise ValueError("it has masked cells: give them values with .filled(...)")
                 key, value = _bytes_kept(name), _bytes_kept(value)
                 trial.attrs[key] = value
             except (TypeError, ValueError, OSError, RuntimeError, OverflowError) as error:
@@ -43,8 +54,14 @@ def storable(attrs: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _bytes_kept(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
-        value = value.astype(object)
+    if isinstance(value, np.ndarray | np.str_) and value.dtype.kind == "U" and value.size:  # HDF5 has no type for none
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        texts = np.array(value, object)
+        cells = [_bytes_kept(text) for text in texts.flat]
+        if any(isinstance(cell, bytes) for cell in cells):  # then all: HDF5 has one type for them
+            cells = [cell.encode() if isinstance(cell, str) else cell for cell in cells]
+            return np.array(cells, object).reshape(texts.shape).tolist()
     if not isinstance(value, str):
         return value
     data = value.encode("utf-8", "surrogateescape")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -20,10 +20,13 @@ from mpihpc.io.zarr import writing as zarr
 class Output(Protocol):
     """A file open for writing on all ranks, until the end of a ``with`` statement. See `mpihpc.io.Writer`."""
 
-    attrs: dict[str, Any]
-    """Attributes of the file, on rank 0."""
     provenance: dict[str, Any]
     """What differs from run to run, on rank 0. A format may leave it out."""
+
+    @property
+    def attrs(self) -> MutableMapping[str, Any]:
+        """Attributes of the file, on rank 0."""
+        ...
 
     def __enter__(self) -> Self: ...
 

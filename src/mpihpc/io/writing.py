@@ -29,7 +29,7 @@ from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
 from mpihpc.io import vtkhdf
 from mpihpc.io.adding import check_adding, copy, holds_only, present, remove, state
-from mpihpc.io.attributes import storable
+from mpihpc.io.attributes import Attributes, storable
 from mpihpc.io.datasets import check_folder, chunk_grid, create_dataset, gzip_level, sync
 from mpihpc.io.describing import CONVENTIONS, attach, coordinates_nbytes, describe, share_axes
 from mpihpc.io.filling import Place, fill, find_place
@@ -58,6 +58,8 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
     parts = dataset.strip("/").split("/")
     if parts[0] == vtkhdf.GROUP or not all(part.strip(".") for part in parts):
         raise ValueError(f"{dataset!r} is no name for a dataset in {os.fspath(file)}: use NAME or GROUP/NAME")
+    if "\0" in dataset:  # HDF5 would end the name there
+        raise ValueError(f"{dataset!r} is no name for a dataset in {os.fspath(file)}: it has a NUL")
     try:
         dataset.encode()
     except UnicodeEncodeError:
@@ -92,7 +94,7 @@ class Writer:
     Attributes
     ----------
     attrs : dict
-        Attributes of the root group, on rank 0; add your own.
+        Attributes of the root group, on rank 0; add your own. One that HDF5 cannot store is refused at once.
     provenance : dict
         What differs from run to run: command, versions, ranks and grid. It is kept as attributes, too.
 
@@ -109,7 +111,7 @@ class Writer:
         self.topology = Topology.of(comm)
         self.file, self.mode = os.fspath(file), mode
         command = shlex.join(sys.orig_argv).encode(errors="backslashreplace").decode()  # names need not be UTF-8
-        self.attrs: dict[str, Any] = {}
+        self.attrs = Attributes()
         self.provenance: dict[str, Any] = {"command": command, "ranks": self.topology.size}
         name: str = self.topology.private.bcast(secrets.token_hex(4), root=0)
         self._target = os.path.realpath(self.file)
@@ -300,7 +302,7 @@ class Writer:
     def describe(self) -> None:
         """Write the attributes of the root group. For rank 0."""
         with open_file(self.partial, "r+") as h5:
-            h5.attrs.update(storable({"Conventions": CONVENTIONS} | self.provenance | self.attrs))
+            h5.attrs.update(storable({"Conventions": CONVENTIONS} | self.provenance | self.attrs.data))
 
     @contextmanager
     def reserved(self, nbytes: int, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:
