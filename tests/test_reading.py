@@ -288,6 +288,34 @@ def test_packed_values_of_other_dtypes(comm, shared_tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("cells", "attrs", "values"),
+    [
+        # netCDF has the bounds of unsigned cells in the signed type of the file: these are 0 and 254.
+        (np.array([0, 127, -2, -1], "i1"), {"valid_range": np.array([0, -2], "i1")}, [0, 127, 254, nan]),
+        (np.array([0, -1], "i2"), {"valid_max": np.int16(-6)}, [0, nan]),
+        (np.array([0, -1], "i2"), {"valid_min": np.int32(1)}, [nan, 65535]),
+    ],
+)
+def test_bounds_of_unsigned_cells(cells, attrs, values):
+    packing = Packing.of(attrs | {"_Unsigned": "true"}, cells.dtype)
+    np.testing.assert_array_equal(packing.decode(cells), values)
+
+
+@pytest.mark.parametrize(
+    ("cells", "attrs", "values"),
+    [
+        ([0.1, 0.2], {"valid_max": 0.1}, [np.float32(0.1), nan]),  # the bound itself is valid
+        ([0.7, 0.3], {"valid_min": 0.7}, [np.float32(0.7), nan]),
+        ([np.inf, 1], {"missing_value": 1e300}, [np.inf, 1]),  # no float32 is this
+        ([1e20, 1], {"missing_value": 1e20}, [nan, 1]),
+    ],
+)
+def test_attributes_in_float64_of_float32_cells(cells, attrs, values):
+    packing = Packing.of(attrs, np.dtype("f4"))
+    np.testing.assert_array_equal(packing.decode(np.array(cells, "f4")), np.array(values, "f4"))
+
+
+@pytest.mark.parametrize(
     ("attrs", "text"),
     [
         ({"scale_factor": 0.0}, "is 0 or not finite"),
