@@ -98,6 +98,10 @@ def test_bad_input_is_the_same_line_on_all_ranks(comm, shared_tmp_path):
         np.save(shared_tmp_path / "objects.npy", np.array([{}, None]), allow_pickle=True)
         np.save(shared_tmp_path / "good.npy", np.ones(100))
         (shared_tmp_path / "short.npy").write_bytes((shared_tmp_path / "good.npy").read_bytes()[:-8])
+        for name, shape in [("huge.npy", (10**10, 10**10)), ("minus.npy", (-3, 4))]:
+            with open(shared_tmp_path / name, "wb") as stream:
+                header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(stream, header)
 
     on_root(comm, make)
     for name, dataset, error, text in [
@@ -106,7 +110,9 @@ def test_bad_input_is_the_same_line_on_all_ranks(comm, shared_tmp_path):
         ("text.h5", None, OSError, "neither HDF5 nor"),
         ("empty.h5", None, OSError, "cannot be read"),
         ("short.h5", "z", OSError, "truncated"),
-        ("short.npy", None, OSError, "cannot be read"),
+        ("short.npy", None, OSError, "cannot be read: .*truncated: .*800 bytes, and 792 are there"),
+        ("huge.npy", None, OSError, "truncated: .*8" + 20 * "0" + " bytes, and 0 are there"),
+        ("minus.npy", None, OSError, r"its shape is \(-3, 4\)"),
         ("good.h5", "zz", ValueError, r"no dataset 'zz': did you mean 'z'\?.*scalar, text, w, z"),
         ("good.h5", None, ValueError, "holds 4 datasets .*name one"),
         ("good.h5", "text", TypeError, "not one of numbers"),
