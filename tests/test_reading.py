@@ -98,6 +98,10 @@ def test_bad_input_is_the_same_line_on_all_ranks(comm, shared_tmp_path):
         np.save(shared_tmp_path / "objects.npy", np.array([{}, None]), allow_pickle=True)
         np.save(shared_tmp_path / "good.npy", np.ones(100))
         (shared_tmp_path / "short.npy").write_bytes((shared_tmp_path / "good.npy").read_bytes()[:-8])
+        for name, shape in [("huge.npy", (10**10, 10**10)), ("minus.npy", (-3, 4))]:
+            with open(shared_tmp_path / name, "wb") as stream:
+                header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(stream, header)
 
     on_root(comm, make)
     for name, dataset, error, text in [
@@ -106,7 +110,9 @@ def test_bad_input_is_the_same_line_on_all_ranks(comm, shared_tmp_path):
         ("text.h5", None, OSError, "neither HDF5 nor"),
         ("empty.h5", None, OSError, "cannot be read"),
         ("short.h5", "z", OSError, "truncated"),
-        ("short.npy", None, OSError, "cannot be read"),
+        ("short.npy", None, OSError, "cannot be read: .*truncated: .*800 bytes, and 792 are there"),
+        ("huge.npy", None, OSError, "truncated: .*8" + 20 * "0" + " bytes, and 0 are there"),
+        ("minus.npy", None, OSError, r"its shape is \(-3, 4\)"),
         ("good.h5", "zz", ValueError, r"no dataset 'zz': did you mean 'z'\?.*scalar, text, w, z"),
         ("good.h5", None, ValueError, "holds 4 datasets .*name one"),
         ("good.h5", "text", TypeError, "not numeric"),
@@ -285,6 +291,34 @@ def test_packed_values_of_other_dtypes(comm, shared_tmp_path):
     assert read(comm, file, "long", decode=False).tolist() == [1, big]
     assert read(comm, file, "swapped", dtype="f4", slices=np.s_[1:]).tolist() == [1]
     refused(comm, ValueError, "nan does not fit dtype int32", file, "filled", dtype="i4")
+
+
+@pytest.mark.parametrize(
+    ("cells", "attrs", "values"),
+    [
+        # netCDF has the bounds of unsigned cells in the signed type of the file: these are 0 and 254.
+        (np.array([0, 127, -2, -1], "i1"), {"valid_range": np.array([0, -2], "i1")}, [0, 127, 254, nan]),
+        (np.array([0, -1], "i2"), {"valid_max": np.int16(-6)}, [0, nan]),
+        (np.array([0, -1], "i2"), {"valid_min": np.int32(1)}, [nan, 65535]),
+    ],
+)
+def test_bounds_of_unsigned_cells(cells, attrs, values):
+    packing = Packing.of(attrs | {"_Unsigned": "true"}, cells.dtype)
+    np.testing.assert_array_equal(packing.decode(cells), values)
+
+
+@pytest.mark.parametrize(
+    ("cells", "attrs", "values"),
+    [
+        ([0.1, 0.2], {"valid_max": 0.1}, [np.float32(0.1), nan]),  # the bound itself is valid
+        ([0.7, 0.3], {"valid_min": 0.7}, [np.float32(0.7), nan]),
+        ([np.inf, 1], {"missing_value": 1e300}, [np.inf, 1]),  # no float32 is this
+        ([1e20, 1], {"missing_value": 1e20}, [nan, 1]),
+    ],
+)
+def test_attributes_in_float64_of_float32_cells(cells, attrs, values):
+    packing = Packing.of(attrs, np.dtype("f4"))
+    np.testing.assert_array_equal(packing.decode(np.array(cells, "f4")), np.array(values, "f4"))
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ class Packing:
         low = numbers["valid_min"][0] if "valid_min" in numbers else low
         high = numbers["valid_max"][0] if "valid_max" in numbers else high
         ranges = [numbers[name] for name in ("valid_range", "valid_min", "valid_max") if name in numbers]
+        if native.kind == "f" or "_Unsigned" in attrs:
+            low, high = (None if bound is None else _alike(bound, native) for bound in (low, high))
         if not factors and not any(name in numbers for name in ("_FillValue", "missing_value")) and not ranges:
             return cls(native, native, None, None, np.empty(0, native), (None, None), False)
         small = native.itemsize <= (2 if native.kind in "iu" else 4)
@@ -175,12 +177,22 @@ def _numbers(name: str, value: Any) -> NDArray[Any]:
 
 def _as(fill: Any, stored: np.dtype) -> Any:
     """A fill value as a stored number; None if no cell can have it."""
-    if stored.kind == "f":
-        with np.errstate(all="ignore"):
-            return stored.type(fill)
-    if fill.dtype.kind == "f" and not (np.isfinite(fill) and fill == int(fill)):
+    fill = _alike(fill, stored)
+    if fill.dtype == stored:
+        return fill
+    if stored.kind == "f" or not (np.isfinite(fill) and fill == int(fill)):
         return None
-    number, info = int(fill), np.iinfo(stored)
-    if fill.dtype.kind in "iu" and fill.dtype.itemsize == stored.itemsize:  # signed or not as the cells were
-        return np.array(fill).view(f"{fill.dtype.kind}{stored.itemsize}").view(stored)[()]
-    return stored.type(number) if info.min <= number <= info.max else None
+    info = np.iinfo(stored)
+    return stored.type(int(fill)) if info.min <= int(fill) <= info.max else None
+
+
+def _alike(number: Any, stored: np.dtype) -> Any:
+    """A number of an attribute as the cells have it: rounded like them, or signed or not like them.
+
+    It stays as it is where it does not fit a float, or is not an integer of the cells' size.
+    """
+    with np.errstate(all="ignore"):
+        same = number.astype(stored)
+    if stored.kind == "f":
+        return number if np.isinf(same) and np.isfinite(number) else same
+    return same if number.dtype.kind in "iu" and number.dtype.itemsize == stored.itemsize else number

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import math
+import os
 from typing import IO, Any
 
 import numpy as np
@@ -23,8 +25,10 @@ def entries(path: str, wanted: str | None) -> dict[str, Entry]:
     """See `mpihpc.io.formats.Format`."""
     with builtins.open(path, "rb") as stream:
         found = describe("", stream)
-    if not found.refused:
-        np.load(path, mmap_mode="r", allow_pickle=False)  # is it as long as it says?
+        held = os.fstat(stream.fileno()).st_size - stream.tell()
+    needed = math.prod(found.shape) * found.dtype.itemsize
+    if held < needed and not found.dtype.hasobject:
+        raise OSError(f"it is truncated: {found.shape} {found.dtype} needs {needed} bytes, and {held} are there")
     return {"": found} if not wanted else {}
 
 
@@ -64,4 +68,6 @@ def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 def describe(name: str, stream: IO[bytes]) -> Entry:
     """The entry of an array that comes as the bytes of a ``.npy`` file."""
     shape, fortran, dtype = read_header(stream)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}: lengths are 0 or more")
     return Entry(name, shape, dtype, fortran=fortran and len(shape) > 1)
