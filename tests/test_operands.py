@@ -278,7 +278,7 @@ def test_rooms_offer_what_the_protocol_says(room, name):
         return
     wanted = list(inspect.signature(getattr(Kernels, name)).parameters.values())[1:]
     given = list(inspect.signature(getattr(room, name)).parameters.values())
-    assert [(p.name, p.default) for p in given] == [(p.name, p.default) for p in wanted]
+    assert [(p.name, p.kind, p.default) for p in given] == [(p.name, p.kind, p.default) for p in wanted]
 
 
 def test_rooms_name_only_what_there_is():
