@@ -74,6 +74,33 @@ def test_one_rank_with_something_else(name, wrong):
     assert mpihpc.ones(6).sum() == 6  # all are in step
 
 
+ARGUMENTS = {
+    "axis": (lambda x: mpihpc.ones((6, 6)).sum(x), 0, 1),
+    "no axis": (lambda x: mpihpc.ones((6, 6)).max(x), 0, None),
+    "keepdims": (lambda x: mpihpc.ones((6, 6)).sum(0, keepdims=x), False, True),
+    "dtype": (lambda x: mpihpc.ones((6, 6)).sum(dtype=x), float, complex),
+    "dtype along": (lambda x: mpihpc.ones((6, 6)).mean(0, dtype=x), "f8", "f4"),
+    "dtype of cells": (lambda x: mpihpc.sum(x), mpihpc.ones(6), mpihpc.ones(6, "i4")),
+    "shape of cells": (lambda x: mpihpc.argmin(x, 0), mpihpc.ones((6, 2)), mpihpc.ones((6, 3))),
+    "shape": (mpihpc.empty, (6, 6), (5, 6)),
+    "dtype of ones": (lambda x: mpihpc.ones(6, x), "f8", "i4"),
+    "halo": (lambda x: mpihpc.ones(6, halo=x), 0, 1),
+    "like": (lambda x: mpihpc.ones(6).like(dtype=x), "f8", "f4"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_one_rank_with_another_argument(name):
+    """Each is right, but they do not belong together."""
+    call, right, other = ARGUMENTS[name]
+    call(right), call(other)
+    if WORLD.size > 1:
+        for rank in {0, WORLD.size - 1}:
+            given = other if WORLD.rank == rank else right
+            fails_alike(TypeError, r"but .* on rank 0", lambda given=given: call(given))
+    assert mpihpc.ones(6).sum() == 6  # all are in step
+
+
 @pytest.mark.parametrize("wrong", [None, [1.0] * 6], ids=["None", "list"])
 def test_one_rank_writes_something_else(shared_tmp_path, wrong):
     here = mpihpc.ones(6)
@@ -253,7 +280,7 @@ def test_rooms_offer_what_the_protocol_says(room, name):
         return
     wanted = list(inspect.signature(getattr(Kernels, name)).parameters.values())[1:]
     given = list(inspect.signature(getattr(room, name)).parameters.values())
-    assert [(p.name, p.default) for p in given] == [(p.name, p.default) for p in wanted]
+    assert [(p.name, p.kind, p.default) for p in given] == [(p.name, p.kind, p.default) for p in wanted]
 
 
 def test_rooms_name_only_what_there_is():

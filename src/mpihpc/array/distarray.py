@@ -94,8 +94,9 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         self.topology = Topology.of(comm)
         self.decomposition = decomposition
         self.device = self.topology.device(device)
-        with agree(self.topology.private):
+        with agree(self.topology.private) as alike:
             self._allocate(number_dtype(dtype), halo_width(halo, decomposition.ndim))
+            alike.append(self._words())
 
     def _allocate(self, dtype: np.dtype, halo: Width) -> None:
         cut, size = self.decomposition, self.topology.size
@@ -136,8 +137,10 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
         >>> mpihpc.zeros((4, 3)).like(dtype="int32").dtype
         dtype('int32')
         """
-        with agree(self.topology.private):
-            return self.allocate_like(decomposition, dtype, halo=halo, device=device)
+        with agree(self.topology.private) as alike:
+            new = self.allocate_like(decomposition, dtype, halo=halo, device=device)
+            alike.append(new._words())
+        return new
 
     def allocate_like(
         self,
@@ -201,6 +204,10 @@ class DistArray(Distributed, Arithmetic, Reductions, Indexing, Refusals):
             f"DistArray(shape={self.shape}, dtype={self.dtype}, grid={grid_text(self.decomposition.dims)}, "
             f"rank {self.topology.rank} of {self.topology.size}: {self.box.slices()})"
         )
+
+    def _words(self) -> str:
+        """What must be the same on all ranks."""
+        return f"{self.dtype} of shape {self.shape}, grid {grid_text(self.decomposition.dims)}, halo {self.halo}"
 
     def __matmul__(self, other: Any) -> Any:
         from mpihpc.linalg import matmul  # it is above arrays

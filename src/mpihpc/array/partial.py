@@ -83,14 +83,18 @@ class Reduction:
         some: str = "",
         several: bool = True,
     ) -> None:
-        self.array, self.keepdims = a, keepdims
+        self.array = a
         cut = a.decomposition
-        with agree(a.topology.private):
+        with agree(a.topology.private) as alike:
+            self.keepdims = bool(keepdims)
             self.axes = _axes(axis, a.ndim, several)
             self.dtype = number_dtype(dtype())
             self.count = math.prod(a.shape[d] for d in self.axes)
             if some and not self.count:
                 raise ValueError(f"{some} of an array of shape {a.shape} has no cells to choose from")
+            alike.append(
+                f"{a.dtype} of shape {a.shape} reduced to {self.dtype} along {self.axes}, keepdims={self.keepdims}"
+            )
         self.narrow = self.dtype.char not in "dD"
         self.kept = [d for d in range(a.ndim) if d not in self.axes]
         self.counts = tuple(cut.dims[d] for d in self.axes)

@@ -43,7 +43,7 @@ class _Report(NamedTuple):
 
 
 @contextmanager
-def agree(comm: MPI.Intracomm, root: int | None = None, alike: str = "") -> Iterator[None]:
+def agree(comm: MPI.Intracomm, root: int | None = None, alike: str = "") -> Iterator[list[str]]:
     """An error on one rank inside this block is raised on all. Collective.
 
     Catches `BAD_INPUT` in the block, compares the ranks, and raises the error of the lowest rank that has one on
@@ -59,6 +59,11 @@ def agree(comm: MPI.Intracomm, root: int | None = None, alike: str = "") -> Iter
     alike : str
         What must be the same on all ranks, in words; if it is not, and nothing else fails, that is a TypeError.
 
+    Yields
+    ------
+    list of str
+        `alike`, to which the block adds what it finds and must be the same too.
+
     Examples
     --------
     >>> from mpi4py import MPI
@@ -70,21 +75,23 @@ def agree(comm: MPI.Intracomm, root: int | None = None, alike: str = "") -> Iter
     """
     mine: _Report | None = None
     cause: BaseException | None = None
+    said = [alike] if alike else []
     tick()
     try:
-        yield
+        yield said
     except BAD_INPUT as error:
         mine, cause = _describe(error), error
-    words = crc32(alike.encode())
+    found = ", ".join(said)
+    words = crc32(found.encode())
     least = array("q", [comm.rank if mine else comm.size, words, -words])  # a buffer: three times as fast as an object
     comm.Allreduce(MPI.IN_PLACE, least, op=MPI.MIN)
     first = least[0]
     if first == comm.size:
         if least[1] == -least[2]:
             return
-        said = comm.allgather(alike)
-        first = next(rank for rank, words in enumerate(said) if words != said[0])
-        mine = _Report("TypeError", f"{said[first]}, but {said[0]} on rank 0", None) if comm.rank == first else None
+        every = comm.allgather(found)
+        first = next(rank for rank, words in enumerate(every) if words != every[0])
+        mine = _Report("TypeError", f"{every[first]}, but {every[0]} on rank 0", None) if comm.rank == first else None
     if first < 0:
         _left_behind(comm, -1 - first)
     report: _Report = comm.bcast(mine, root=first)
