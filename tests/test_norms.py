@@ -71,7 +71,7 @@ def test_vecdot_is_numpys(comm):
         ((3, 4), ("nuc",), "singular values"),
         ((3, 4), (3,), "ord 3 is not a norm of matrices"),
         ((3,), ("fro",), "ord 'fro' is not a norm of vectors"),
-        ((3, 4, 5), (1,), "not along 3 axes"),
+        ((3, 4, 5), (1,), "one or two axes, not 3"),
         ((3, 4), (1, 2), "axis 2 does not name"),
         ((3, 4), (1, (0, 0)), "does not name different axes"),
     ],

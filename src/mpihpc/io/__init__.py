@@ -136,10 +136,10 @@ def read(
     Examples
     --------
     >>> import mpihpc
-    >>> mpihpc.io.write("run.h5", mpihpc.fromfunction(lambda i, j: 10 * i + j, (3, 4)))
-    >>> mpihpc.io.read("run.h5").shape
+    >>> mpihpc.io.write("field.h5", mpihpc.fromfunction(lambda i, j: 10 * i + j, (3, 4)))
+    >>> mpihpc.io.read("field.h5").shape
     (3, 4)
-    >>> mpihpc.io.read("run.h5", slices=(-1, slice(None, None, 2))).gather(root=None)
+    >>> mpihpc.io.read("field.h5", slices=(-1, slice(None, None, 2))).gather(root=None)
     array([20., 22.])
     """
     with Reader(file, dataset, comm=comm, decode=decode) as reader:

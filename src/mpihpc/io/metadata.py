@@ -31,6 +31,11 @@ class Axis:
         Coordinates of the cells along the axis, one per cell.
     attrs : mapping
         Attributes of the coordinates, such as ``{"units": "m"}``.
+
+    Examples
+    --------
+    >>> Axis("lat", np.linspace(-90, 90, 3), {"units": "degrees_north"}).even()
+    (-90.0, 90.0)
     """
 
     name: str = ""
@@ -67,6 +72,11 @@ class Metadata:
         One per axis of the array; empty if the file has no information.
     attrs : mapping
         Attributes of the array, such as ``{"units": "K", "long_name": "temperature"}``.
+
+    Examples
+    --------
+    >>> Metadata((Axis("lat"), Axis("lon")), {"units": "K", "scale_factor": 0.1}).carried().attrs
+    {'units': 'K'}
     """
 
     axes: tuple[Axis, ...] = ()
