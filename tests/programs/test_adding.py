@@ -73,7 +73,7 @@ def test_a_result_beside_its_input(launch, tmp_path, n, name):
         (("a.h5:raw/x",), "'raw' is no group there"),
         (("text.h5:x",), "it is no HDF5 file"),
         (("cut.h5:x",), "it cannot be opened"),
-        (("axis.h5:u", "--every", "1000000"), "'x', the name of an axis, is there"),
+        (("axis.h5:u", "--every", "1000000"), "'t', the name of an axis, is there"),
     ],
 )
 def test_what_cannot_be_added_is_said_before_the_work(launch, tmp_path, output, says):
@@ -81,7 +81,7 @@ def test_what_cannot_be_added_is_said_before_the_work(launch, tmp_path, output, 
     (tmp_path / "cut.h5").write_bytes(whole[:-500])
     (tmp_path / "text.h5").write_text("no HDF5\n" * 100)
     with h5py.File(tmp_path / "axis.h5", "w") as h5:
-        h5["x"] = np.arange(3)
+        h5["t"] = np.arange(3)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     done = launch(3, "-m", "mpihpc.stencil", "--shape", "4096", "4096", "--steps", "1000000", "--output", *output)
     assert done.returncode == 2 and len(done.lines) == 1 and says in done.lines[0], done.stderr

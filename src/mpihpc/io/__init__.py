@@ -21,7 +21,7 @@ from mpihpc.core.device import Device
 from mpihpc.io.datasets import gzip_level
 from mpihpc.io.formats import FORMATS
 from mpihpc.io.metadata import Axis, Metadata
-from mpihpc.io.outputs import Output, check_target, create
+from mpihpc.io.outputs import Output, check_content, check_target, create
 from mpihpc.io.reading import Reader
 from mpihpc.io.selection import parse_slices
 from mpihpc.io.series import Series
@@ -36,6 +36,7 @@ __all__ = [
     "Series",
     "Writer",
     "ZarrWriter",
+    "check_content",
     "check_target",
     "create",
     "gzip_level",

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
+import numpy as np
 from mpi4py import MPI
 from numpy.typing import ArrayLike
 
 from mpihpc.array import DistArray
-from mpihpc.io import writing
+from mpihpc.core.dtypes import require_storable
+from mpihpc.io import vtkhdf, writing
+from mpihpc.io.attributes import storable
+from mpihpc.io.describing import describe
 from mpihpc.io.metadata import Metadata
 from mpihpc.io.series import Series
 from mpihpc.io.zarr import writing as zarr
@@ -133,6 +137,36 @@ def check_target(file: str | os.PathLike[str], dataset: str = "data", *, series:
     FileNotFoundError: /no/such/folder/out.h5 cannot be written: there is no folder /no/such/folder
     """
     _find(file).check_target(file, dataset, series=series, mode=mode)
+
+
+def check_content(file: str | os.PathLike[str], shape: Sequence[int], dtype: np.dtype, metadata: Metadata) -> None:
+    """Check that a file can hold an array and its metadata, before it is computed. Inside `agree`.
+
+    Parameters
+    ----------
+    file : path
+        The file.
+    shape, dtype
+        Of the array.
+    metadata : Metadata
+        Of the array.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A dtype that files do not have, names or coordinates of axes or attributes that cannot be written, or an array
+        that VTK cannot show in a file whose name ends with .vtkhdf.
+
+    Examples
+    --------
+    >>> metadata = Metadata(attrs={"units": "K"})
+    >>> check_content("out.h5", (4, 3), np.dtype(float), metadata)
+    """
+    require_storable(dtype)
+    vtkhdf.check_shown(file, shape, dtype)
+    about = describe(shape, metadata, None, None)
+    for attrs in (about.attrs, *(axis.attrs for axis in about.axes)):
+        storable(attrs)
 
 
 def _find(file: str | os.PathLike[str]) -> _Format:

@@ -18,7 +18,7 @@ from mpihpc import io
 from mpihpc.array import DistArray
 from mpihpc.core.decomposition import Decomposition, grid_text, ranks_text
 from mpihpc.core.device import Device, blas_threads, check_device, product_threads
-from mpihpc.core.dtypes import number_dtype, require_cast, require_storable
+from mpihpc.core.dtypes import number_dtype, require_cast
 from mpihpc.core.failure import VerificationError, agree, nearest
 from mpihpc.core.topology import Topology
 from mpihpc.core.watchdog import phase
@@ -227,8 +227,6 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             dtype = number_dtype(config.dtype or np.result_type(*(entry.dtype for entry in entries)))
             for entry in entries:
                 require_cast(entry.dtype, dtype)
-        if config.output:
-            require_storable(dtype)
         options: dict[str, Any] = {"grid": config.grid, "memory": config.memory, "reproducible": config.reproducible}
         plan = plan_product(m, n, k, dtype, comm.size, blocks=config.blocks, **options)
     cut = layouts(m, n, k, dtype=dtype, comm=comm, blocks=config.blocks, **options)
@@ -236,7 +234,11 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
     if any(axes):  # rows of the product are those of A, columns those of B
         rows, columns = axes[0] or (io.Axis(), io.Axis()), axes[1] or (io.Axis(), io.Axis())
         named = rows[0], columns[1]
-    return Problem(tuple(readers), io.Metadata(named).carried(), plan, cut, dtype, device, threads)
+    metadata = io.Metadata(named).carried()
+    with agree(comm):
+        if config.output:
+            io.check_content(io.split_name(config.output)[0], (m, n), dtype, metadata)
+    return Problem(tuple(readers), metadata, plan, cut, dtype, device, threads)
 
 
 def optimum(plan: ProductPlan) -> int:

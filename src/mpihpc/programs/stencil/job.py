@@ -270,6 +270,8 @@ def look(comm: MPI.Intracomm, config: Config) -> Problem:
             periodic=[m == "wrap" for m in modes],
             dims=config.grid,
         )
+        if config.output:
+            io.check_content(io.split_name(config.output)[0], shape, work, metadata)
     return Problem(reader, dataset, part, metadata, cut, work, kernel, taps, modes, steps, device)
 
 
