@@ -86,4 +86,4 @@ def test_whole_snapshots_survive_kill_9(tmp_path, compress):
         t = h5["t"][:]
         assert len(t) > 3 and list(t) == list(range(0, 2 * len(t), 2))
         for k in (0, 1, len(t) - 1):
-            np.testing.assert_allclose(h5["data"][k], evolved((400, 300), t[k]), rtol=1e-11, atol=1e-13)
+            np.testing.assert_allclose(h5["data"][k], evolved((400, 300), int(t[k])), rtol=1e-11, atol=1e-13)
