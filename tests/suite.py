@@ -32,7 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1, 2, 3, 4, 8)
-TIME_LIMIT = 1500  # seconds for one job
+TIME_LIMIT = 1800  # seconds for one job
 # Files that send no messages: other ranks would do the same once more.
 ALONE = ("decomposition", "docstrings", "kernels", "layers", "products")
 # What has more to show on 8 ranks: grids that cut three axes or have a middle, more ranks than rows, trees of sums.
@@ -41,7 +41,20 @@ MANY = ("array", "halo", "io", "linalg", "reading", "reductions", "sharing", "st
 # shared memory, files, and the ends of jobs. The rest stands on these.
 SHORT_SIZES = (1, 3)
 SHORT = (
-    *("chunks", "device_files", "failure", "halo", "harness", "io", "linalg", "overlap", "reading", "reductions"),
+    *(
+        "adding",
+        "attributes",
+        "chunks",
+        "device_files",
+        "failure",
+        "halo",
+        "harness",
+        "io",
+        "linalg",
+        "overlap",
+        "reading",
+        "reductions",
+    ),
     *("sharing", "transfer", "watchdog"),
 )
 SHORT_PROGRAMS = ("doctor", "failures", "main_job", "memory", "snapshots", "watchdog")

@@ -402,8 +402,10 @@ def test_one_layout(launch, tmp_path, small):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
-    assert tool("h5diff", "out1.h5", "out3.h5", "/data", "/data") == (0, "")
-    assert tool("h5diff", "out1.h5", "out8.h5", "/data", "/data") == (0, "")
+    for other in ("out3.h5", "out8.h5"):
+        code, said = tool("h5diff", "out1.h5", other, "/data", "/data")
+        # It compares all but references, such as those to the axes, and says so.
+        assert code == 0 and "differences" not in said, said
     code, said = tool("h5ls", "out8.h5")
     assert code == 0
     assert re.fullmatch(r"VTKHDF\s+Group\ndata\s+Dataset \{37, 53\}\nx\s+Dataset \{53\}\ny\s+Dataset \{37\}\n", said)

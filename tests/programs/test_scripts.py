@@ -49,7 +49,7 @@ def test_one_rank_leaves(launch, tmp_path, how):
     done = run(launch, tmp_path, 3, text)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
-    assert f"mpihpc: rank 2 of 3 {'was interrupted' if how == 'interrupt' else 'left'}" in done.stderr
+    assert f"mpihpc: rank 2 of 3 {'was interrupted' if how == 'interrupt' else 'exited'}" in done.stderr
     assert done.stderr.count("mpihpc: rank") == 1
     assert ">" not in done.stdout
 
