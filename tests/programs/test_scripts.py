@@ -22,7 +22,7 @@ LEAVES = {
     "more than a byte": ("if last: sys.exit(-1)", 255, "exited with code 255"),
     "text": ("if last: sys.exit('no such thing')", 1, "no such thing"),
     "argparse": ("argparse.ArgumentParser().parse_args(['--bad'] if last else [])", 2, "unrecognized arguments: --bad"),
-    "in a function of ours": ("mpihpc.fromfunction(lambda i, j: sys.exit(6) if last else i, (6, 6))", 6, "exit code 6"),
+    "in a function of ours": ("mpihpc.fromfunction(lambda i, j: sys.exit(6) if last else i, (6, 6))", 6, "with code 6"),
     "through a finally": ("try:\n    if last: sys.exit(7)\nfinally: pass", 7, "exited with code 7"),
     "beside a thread": (
         "threading.Thread(target=time.sleep, args=(60,)).start() if last else 0\nif last: sys.exit(8)",
